@@ -1,0 +1,31 @@
+"""Typed Python client for Triton Inference Server."""
+
+from slipway_client._client import Client, Model, check_inputs
+from slipway_client._errors import (
+    ConnectError,
+    DeadlineExceeded,
+    InvalidInput,
+    ModelNotFound,
+    ServerError,
+    TritonError,
+)
+from slipway_client._images import read_image
+from slipway_client._transport import Transport
+from slipway_client._types import ModelSpec, Result, TensorSpec
+
+__all__ = [
+    "Client",
+    "ConnectError",
+    "DeadlineExceeded",
+    "InvalidInput",
+    "Model",
+    "ModelNotFound",
+    "ModelSpec",
+    "Result",
+    "ServerError",
+    "TensorSpec",
+    "Transport",
+    "TritonError",
+    "check_inputs",
+    "read_image",
+]

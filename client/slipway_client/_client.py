@@ -1,0 +1,184 @@
+"""`Client` and `Model`: what is asked is checked here, before a transport sends it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import numpy.typing as npt
+
+from slipway_client._errors import DeadlineExceeded, InvalidInput, TritonError
+from slipway_client._transport import Transport
+from slipway_client._types import DTYPES, Array, ModelSpec, Result, TensorSpec
+
+
+class Client:
+    """Asks the models of one server. One client belongs to one thread.
+
+    Args:
+        url: `http://host:port`, `grpc://host:port`, or `local:path` of a model repository, run in this process.
+        timeout: seconds that each answer may take.
+        connections: HTTP connections kept; requests of more greenlets than that wait for one another here.
+        transport: carries the requests instead of what `url` names.
+
+    Raises:
+        TritonError: a URL of another form.
+    """
+
+    def __init__(
+        self, url: str, *, timeout: float = 30.0, connections: int = 1, transport: Transport | None = None
+    ) -> None:
+        self.url = url
+        self.timeout = timeout
+        self._transport = transport or _transport(url, timeout, connections)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def model(self, name: str, version: int | None = None) -> Model:
+        """The model `name`, its newest version unless one is named; nothing is sent yet."""
+        return Model(self._transport, name, "" if version is None else str(version), self.timeout)
+
+    def wait_ready(self, *models: str, timeout: float = 60.0) -> None:
+        """Wait until the server and every named model are ready.
+
+        Raises:
+            DeadlineExceeded: `timeout` seconds passed; the message says what was not ready.
+        """
+        deadline = time.monotonic() + timeout
+        while missing := self._not_ready(models):
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(f"{self.url}: {missing} was not ready within {timeout:g} s")
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        """Give connections back."""
+        self._transport.close()
+
+    def _not_ready(self, models: Sequence[str]) -> str:
+        if not self._transport.server_ready(self.timeout):
+            return "the server"
+        missing = [name for name in models if not self._transport.model_ready(name, "", self.timeout)]
+        return f"model {', '.join(missing)}" if missing else ""
+
+
+class Model:
+    """One model of a server: call it with its inputs by name."""
+
+    def __init__(self, transport: Transport, name: str, version: str, timeout: float) -> None:
+        self.name = name
+        self._transport = transport
+        self._version = version
+        self._timeout = timeout
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """What the model takes and gives; fetched once.
+
+        Raises:
+            ModelNotFound: the server does not have it.
+            ConnectError: no server answers.
+        """
+        return self._transport.spec(self.name, self._version, self._timeout)
+
+    def __call__(self, **inputs: npt.ArrayLike) -> Result:
+        """Infer with inputs given by name: `model(image=batch)["probabilities"]`."""
+        return self.infer(inputs)
+
+    def infer(self, inputs: Mapping[str, npt.ArrayLike], *, outputs: Sequence[str] | None = None) -> Result:
+        """Send one request and return its answer.
+
+        Args:
+            inputs: an array for each input, with its batch dimension; text (`str`) becomes BYTES.
+            outputs: names of the outputs wanted, all unless named.
+
+        Raises:
+            InvalidInput: an input is missing, unknown, or of a shape or dtype the model does not take.
+            DeadlineExceeded, ConnectError, ModelNotFound, ServerError: see each.
+        """
+        spec = self.spec
+        arrays = check_inputs(spec, inputs)
+        known = [tensor.name for tensor in spec.outputs]
+        wanted = known if outputs is None else list(outputs)
+        if unknown := sorted(set(wanted) - set(known)):
+            raise InvalidInput(f"model '{spec.name}'", f"outputs out of {known}", str(unknown))
+        answer, version = self._transport.infer(spec, self._version, arrays, wanted, self._timeout)
+        return Result(answer, spec.name, version)
+
+
+def check_inputs(spec: ModelSpec, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
+    """Return `inputs` as arrays of exactly the dtypes the model takes.
+
+    Only casts that lose nothing are made (`numpy.can_cast(..., "safe")`).
+
+    Raises:
+        InvalidInput: a name, shape, dtype or batch size that the model does not take.
+    """
+    names = [tensor.name for tensor in spec.inputs]
+    if set(inputs) != set(names):
+        raise InvalidInput(f"model '{spec.name}'", f"inputs {names}", str(sorted(inputs)))
+    arrays = {tensor.name: _checked(spec, tensor, inputs[tensor.name]) for tensor in spec.inputs}
+    sizes = {len(array) for array in arrays.values()} if spec.max_batch_size else set()
+    if len(sizes) > 1:
+        raise InvalidInput(f"model '{spec.name}'", "one batch size for all inputs", str(sorted(sizes)))
+    if sizes and max(sizes) > spec.max_batch_size:
+        raise InvalidInput(f"model '{spec.name}'", f"a batch of at most {spec.max_batch_size}", str(max(sizes)))
+    return arrays
+
+
+def _checked(spec: ModelSpec, tensor: TensorSpec, value: npt.ArrayLike) -> Array:
+    array: Array = np.asarray(value)
+    subject = f"input '{tensor.name}' of model '{spec.name}'"
+    fits = len(array.shape) == len(tensor.shape) and all(
+        want in (-1, have) for want, have in zip(tensor.shape, array.shape, strict=True)
+    )
+    if not fits or 0 in array.shape:
+        raise InvalidInput(subject, str(tensor), f"{_datatype(array)} {list(array.shape)}")
+    wanted = DTYPES[tensor.datatype]
+    if tensor.datatype == "BYTES":
+        if array.dtype.kind not in "OSU":
+            raise InvalidInput(subject, f"text or bytes {tensor}", f"{_datatype(array)} {list(array.shape)}")
+        return array.astype(np.object_)
+    if not np.can_cast(array.dtype, wanted, "safe"):
+        raise InvalidInput(subject, str(tensor), f"{_datatype(array)} {list(array.shape)}")
+    return np.ascontiguousarray(array, dtype=wanted)
+
+
+def _datatype(array: Array) -> str:
+    """The array's dtype in Triton's terms."""
+    names: dict[Any, str] = {dtype: name for name, dtype in DTYPES.items()}
+    return "BYTES" if array.dtype.kind in "SU" else names.get(array.dtype, str(array.dtype))
+
+
+def _transport(url: str, timeout: float, connections: int) -> Transport:
+    expected = "expected http://host:port, grpc://host:port or local:path"
+    parts = urlsplit(url)
+    if parts.scheme == "local" and parts.path:
+        from slipway_client._local import LocalTransport
+
+        return LocalTransport(Path(parts.path))
+    if parts.scheme not in ("http", "grpc") or not parts.netloc or parts.path.strip("/"):
+        raise TritonError(f"'{url}' is not the URL of a server: {expected}")
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise TritonError(f"'{url}' has no valid port ({error}): {expected}") from error
+    address = parts.netloc if port else f"{parts.netloc}:{8000 if parts.scheme == 'http' else 8001}"
+    if parts.scheme == "http":
+        from slipway_client._http import HttpTransport
+
+        return HttpTransport(address, timeout, connections)
+    from slipway_client._grpc import GrpcTransport
+
+    return GrpcTransport(address)

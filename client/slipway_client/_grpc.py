@@ -1,0 +1,80 @@
+"""Requests over gRPC, carried by tritonclient."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from slipway_client._errors import ConnectError, DeadlineExceeded, ModelNotFound, ServerError
+from slipway_client._types import Array, ModelSpec, TensorSpec
+
+
+class GrpcTransport:
+    """A channel to `address` (`host:port`)."""
+
+    def __init__(self, address: str) -> None:
+        self._url = f"grpc://{address}"
+        self._client = triton.InferenceServerClient(address)
+
+    def server_ready(self, timeout: float) -> bool:
+        """Whether a server answers and is ready."""
+        with contextlib.suppress(ConnectError, DeadlineExceeded), self._errors(timeout):
+            return bool(self._client.is_server_ready(client_timeout=timeout))
+        return False
+
+    def model_ready(self, model: str, version: str, timeout: float) -> bool:
+        """Whether the model is loaded."""
+        with contextlib.suppress(ConnectError, DeadlineExceeded), self._errors(timeout):
+            return bool(self._client.is_model_ready(model, version, client_timeout=timeout))
+        return False
+
+    def spec(self, model: str, version: str, timeout: float) -> ModelSpec:
+        """What the model takes and gives."""
+        with self._errors(timeout):
+            metadata = self._client.get_model_metadata(model, version, client_timeout=timeout)
+            config = self._client.get_model_config(model, version, client_timeout=timeout).config
+        return ModelSpec(
+            name=metadata.name,
+            version=version or max(metadata.versions, key=int),
+            inputs=tuple(TensorSpec(t.name, t.datatype, tuple(t.shape)) for t in metadata.inputs),
+            outputs=tuple(TensorSpec(t.name, t.datatype, tuple(t.shape)) for t in metadata.outputs),
+            max_batch_size=config.max_batch_size,
+        )
+
+    def infer(
+        self, spec: ModelSpec, version: str, inputs: Mapping[str, Array], outputs: Sequence[str], timeout: float
+    ) -> tuple[Mapping[str, Array], str]:
+        """Send checked inputs; return the outputs and the version that answered."""
+        datatypes = {tensor.name: tensor.datatype for tensor in spec.inputs}
+        tensors = []
+        for name, array in inputs.items():
+            tensor = triton.InferInput(name, list(array.shape), datatypes[name])
+            tensor.set_data_from_numpy(array)
+            tensors.append(tensor)
+        wanted = [triton.InferRequestedOutput(name) for name in outputs]
+        with self._errors(timeout):
+            answer: Any = self._client.infer(spec.name, tensors, version, wanted, client_timeout=timeout)
+        return {name: answer.as_numpy(name) for name in outputs}, answer.get_response().model_version
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._client.close()
+
+    @contextlib.contextmanager
+    def _errors(self, timeout: float) -> Iterator[None]:
+        try:
+            yield
+        except InferenceServerException as error:
+            message = error.message()
+            status = str(error.status())
+            if "DEADLINE_EXCEEDED" in status:
+                raise DeadlineExceeded(f"no answer from {self._url} within {timeout:g} s") from error
+            if "UNAVAILABLE" in status and ("connect" in message or "socket" in message.lower()):
+                raise ConnectError(f"no server answers at {self._url}: start it, or pass its URL") from error
+            if "NOT_FOUND" in status or "unknown model" in message:
+                raise ModelNotFound(f"{self._url}: {message}") from error
+            raise ServerError(f"{self._url}: {message}") from error

@@ -1,0 +1,61 @@
+"""Files as the float32 arrays that an image classifier takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slipway_client._errors import InvalidInput
+from slipway_client._types import TensorSpec
+
+
+def read_image(path: Path, tensor: TensorSpec) -> npt.NDArray[Any]:
+    """Read one example for an input `[n, channels, height, width]`: an image file, or an array in a `.npy` file.
+
+    Images become greyscale or RGB as the channels ask, scaled to 0..1; they are not resized. Arrays may be
+    `[channels, height, width]` or `[height, width]` for one channel, and keep their dtype.
+
+    Returns:
+        Array `[1, channels, height, width]`.
+
+    Raises:
+        InvalidInput: the file cannot be read or has another size.
+    """
+    if len(tensor.shape) != 4 or tensor.shape[1] not in (1, 3):
+        raise InvalidInput(f"input '{tensor.name}'", "an image input [n, 1 or 3, height, width]", str(tensor))
+    array = _read_array(path) if path.suffix == ".npy" else _read_pixels(path, int(tensor.shape[1]))
+    if array.ndim == 2:
+        array = array[np.newaxis]
+    if array.ndim == 3:
+        array = array[np.newaxis]
+    want = (1, *tensor.shape[1:])
+    if array.shape != want:
+        expected = f"{want[2]} x {want[3]} pixels, {want[1]} channel{'s' if want[1] > 1 else ''}"
+        raise InvalidInput(str(path), f"{expected} ({list(want[1:])})", str(list(array.shape[1:])))
+    return array
+
+
+def _read_array(path: Path) -> npt.NDArray[Any]:
+    try:
+        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InvalidInput(str(path), "a NumPy array file", str(error)) from error
+    return array
+
+
+def _read_pixels(path: Path, channels: int) -> npt.NDArray[np.float32]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / np.float32(255)
+    except FileNotFoundError as error:
+        raise InvalidInput(str(path), "an image or .npy file", "no such file") from error
+    except (UnidentifiedImageError, OSError) as error:
+        raise InvalidInput(
+            str(path), "an image (PNG, JPEG, ...) or a .npy file", f"something else ({error})"
+        ) from error
+    return pixels[np.newaxis] if channels == 1 else pixels.transpose(2, 0, 1)
