@@ -1,0 +1,35 @@
+"""Triton without Docker or a GPU: a verified model repository in, a server that has answered out."""
+
+from serving._errors import (
+    GoldenMismatch,
+    InterpreterError,
+    PortTaken,
+    RepositoryError,
+    ServerDied,
+    ServingError,
+    StartError,
+)
+from serving._golden import GoldenResult, ask_golden, compare_golden
+from serving._interpreter import ServerInterpreter, check_glibc, find_interpreter
+from serving._repository import ServedModel, verified_models
+from serving._server import EmbeddedTriton, ServerOptions
+
+__all__ = [
+    "EmbeddedTriton",
+    "GoldenMismatch",
+    "GoldenResult",
+    "InterpreterError",
+    "PortTaken",
+    "RepositoryError",
+    "ServedModel",
+    "ServerDied",
+    "ServerInterpreter",
+    "ServerOptions",
+    "ServingError",
+    "StartError",
+    "ask_golden",
+    "check_glibc",
+    "compare_golden",
+    "find_interpreter",
+    "verified_models",
+]

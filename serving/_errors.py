@@ -1,0 +1,38 @@
+"""What can go wrong between a model repository and a server that answers.
+
+ServingError
+├── InterpreterError     the server's Python environment is absent or cannot run Triton
+├── RepositoryError      what lies in the model repository is not what its manifest says
+├── PortTaken            something listens where the server should
+├── StartError           Triton ended, or a model failed to load, before the server was ready
+├── GoldenMismatch       a model loaded and does not give the answer it was built with
+└── ServerDied           Triton ended by itself while it should serve
+"""
+
+
+class ServingError(Exception):
+    """One line that names what was wrong, what was expected and what to do."""
+
+
+class InterpreterError(ServingError):
+    """The server's Python environment is absent or cannot run Triton."""
+
+
+class RepositoryError(ServingError):
+    """What lies in the model repository is not what its manifest says."""
+
+
+class PortTaken(ServingError):
+    """Something listens where the server should."""
+
+
+class StartError(ServingError):
+    """Triton ended, or a model failed to load, before the server was ready."""
+
+
+class GoldenMismatch(ServingError):
+    """A model loaded and does not give the answer it was built with."""
+
+
+class ServerDied(ServingError):
+    """Triton ended by itself while it should serve."""

@@ -1,0 +1,70 @@
+"""The model repository before anything is served: which models there are, and that every byte is the one built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving._errors import RepositoryError
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model folder whose files are those its manifest lists."""
+
+    name: str
+    directory: Path
+
+    @property
+    def golden_request(self) -> Path:
+        """Body of an inference request (JSON of the v2 protocol)."""
+        return self.directory / "golden" / "request.json"
+
+    @property
+    def golden_response(self) -> Path:
+        """The answer to that request (JSON of the v2 protocol), `parameters.atol` the tolerance."""
+        return self.directory / "golden" / "response.json"
+
+
+def verified_models(repository: Path) -> list[ServedModel]:
+    """Return the models of `repository`, each file of each compared with the sha256 in its manifest.
+
+    Raises:
+        RepositoryError: there is no model, or a file is missing, changed or not built.
+    """
+    if not repository.is_dir():
+        raise RepositoryError(f"the model repository {repository} is no folder: pass --repository, or build a model")
+    folders = sorted(path for path in repository.iterdir() if path.is_dir())
+    if not folders:
+        raise RepositoryError(f"the model repository {repository} is empty: run `slipway build MODEL` first")
+    return [_verified(folder) for folder in folders]
+
+
+def _verified(folder: Path) -> ServedModel:
+    name = folder.name
+    remedy = f"run `slipway build {name}`, or `dvc pull` where a remote has it"
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        raise RepositoryError(f"model '{name}' has no {manifest}: it was not built, or not completely; {remedy}")
+    for relative, expected in _listed_files(manifest, remedy).items():
+        path = folder / relative
+        if not path.is_file():
+            raise RepositoryError(f"model '{name}' lacks {path}: {remedy}")
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != expected:
+            raise RepositoryError(
+                f"model '{name}': {path} is not the file that was built (sha256 {found[:12]}…, the manifest says "
+                f"{expected[:12]}…): {remedy}"
+            )
+    return ServedModel(name, folder)
+
+
+def _listed_files(manifest: Path, remedy: str) -> dict[str, str]:
+    try:
+        content: dict[str, Any] = json.loads(manifest.read_text())
+        return {relative: str(entry["sha256"]) for relative, entry in content["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RepositoryError(f"{manifest} is not a manifest of Slipway ({error!r}): {remedy}") from error
