@@ -1,0 +1,44 @@
+"""`python -m model_build STAGE MODEL`: what `dvc.yaml` calls, from the workspace's folder.
+
+Exit codes: 0 done, 1 the stage failed, 3 the accuracy gate refused the model, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import signal
+import sys
+from pathlib import Path
+
+from model_build import BuildError, GateRefused, load_config
+
+STAGES = ("data", "train", "export", "repository")
+
+
+def main() -> int:
+    """Run one stage; its result or its error is one line."""
+    parser = argparse.ArgumentParser(prog="python -m model_build", description="Run one stage of dvc.yaml.")
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("model")
+    arguments = parser.parse_args()
+    label = f"{arguments.stage}@{arguments.model}"
+    try:
+        workspace = Path.cwd()
+        config = load_config(workspace, arguments.model)
+        stage = importlib.import_module(f"model_build.stages.{arguments.stage}")
+        print(f"{label}: {stage.run(workspace, config)}", file=sys.stderr)
+    except GateRefused as error:
+        print(f"error: {label}: {error}", file=sys.stderr)
+        return 3
+    except (BuildError, OSError) as error:
+        print(f"error: {label}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{label}: interrupted; nothing half-written was kept", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Where the stages leave what they make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class BuildFiles:
+    """Files of one model between the stages (`build/<model>/`) and at their end (`model_repository/<model>/`)."""
+
+    workspace: Path
+    model: str
+
+    @property
+    def folder(self) -> Path:
+        """Intermediate files."""
+        return self.workspace / "build" / self.model
+
+    @property
+    def data(self) -> Path:
+        """The divided data set (NumPy archive)."""
+        return self.folder / "data.npz"
+
+    @property
+    def samples(self) -> Path:
+        """Folder of held-out examples that a person can open."""
+        return self.folder / "samples"
+
+    @property
+    def weights(self) -> Path:
+        """The trained weights (safetensors)."""
+        return self.folder / "weights.safetensors"
+
+    @property
+    def training(self) -> Path:
+        """What the training found: best epoch, parameter count, curves (JSON)."""
+        return self.folder / "training.json"
+
+    @property
+    def onnx(self) -> Path:
+        """The exported graph."""
+        return self.folder / "model.onnx"
+
+    @property
+    def repository(self) -> Path:
+        """The model's folder in Triton's model repository."""
+        return self.workspace / "model_repository" / self.model
