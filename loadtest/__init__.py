@@ -1,0 +1,1 @@
+"""Locust drives a served model; see `locustfile.py`."""
