@@ -1,0 +1,195 @@
+"""The command `slipway`: it parses, calls, and turns every error into one line and an exit code.
+
+Exit codes: 0 done; 1 failed, the line on stderr says why; 2 wrong usage; 3 the accuracy gate refused the model;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    help="From a PyTorch model to a tuned Triton deployment.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+class Failure(Exception):
+    """Ends the command with a line on stderr and an exit code."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Print an expected error as one line and exit with its code."""
+    try:
+        yield
+    except Failure as error:
+        err.print(f"error: {error}", markup=False)
+        raise typer.Exit(error.code) from error
+    except KeyboardInterrupt as error:
+        err.print("interrupted")
+        raise typer.Exit(128 + signal.SIGINT) from error
+
+
+def workspace() -> Path:
+    """The folder with dvc.yaml: the current one or the nearest above it."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file() and (folder / "model_build" / "conf").is_dir():
+            return folder
+    raise Failure(
+        f"{here} is not inside a Slipway workspace (a folder with dvc.yaml and model_build/conf): go there first"
+    )
+
+
+@app.command()
+def build(
+    model: Annotated[str, typer.Argument(help="Name of a configuration in model_build/conf/.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Hydra overrides, kept in the configuration: train.epochs=5 seed=7")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Run every stage, also those that are not stale.")] = False,
+) -> None:
+    """Train, export, gate and write the model's folder of model_repository/: whatever of it is stale."""
+    with one_line_errors():
+        from model_build import BuildError
+        from model_build.pipeline import StageFailed
+        from model_build.pipeline import build as run
+
+        try:
+            ran = run(workspace(), model, overrides or [], force)
+        except StageFailed as error:
+            raise Failure(str(error), error.code if error.code > 0 else 128 - error.code) from error
+        except (BuildError, OSError) as error:
+            raise Failure(str(error)) from error
+        out.print(f"built {model}: ran {', '.join(ran)}" if ran else f"{model} is up to date: no stage is stale")
+
+
+@app.command()
+def serve(
+    repository: Annotated[Path | None, typer.Option(help="Model repository [default: model_repository/]")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
+    metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = 8002,
+    timeout: Annotated[float, typer.Option(help="Seconds until every model must have answered.")] = 120.0,
+    exit_timeout: Annotated[int, typer.Option(min=1, help="Seconds that running requests get at the end.")] = 30,
+) -> None:
+    """Serve the model repository with a real Triton on this machine, without Docker or a GPU."""
+    with one_line_errors():
+        import serving
+
+        root = workspace()
+        options = serving.ServerOptions(
+            repository=repository or root / "model_repository",
+            host=host,
+            http_port=http_port,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            exit_timeout=exit_timeout,
+        )
+        ended = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: ended.set())
+        try:
+            server = serving.EmbeddedTriton(serving.find_interpreter(root), options, root / "build" / "triton.log")
+            with server:
+                with err.status("Triton is loading, then each model answers its golden request"):
+                    server.wait_ready(timeout, ended.is_set)
+                if not ended.is_set():
+                    _print_endpoints(server)
+                while not ended.wait(0.2):
+                    server.check_alive()
+                if server.stop() != 0:
+                    raise Failure(f"requests still ran after {exit_timeout} s and were dropped: raise --exit-timeout")
+        except (serving.ServingError, OSError) as error:
+            raise Failure(str(error)) from error
+        out.print("stopped: every request was answered")
+
+
+def _print_endpoints(server: Any) -> None:
+    options = server.options
+    table = Table("endpoint", "", box=None, pad_edge=False, show_header=False)
+    for name, url in (("HTTP", options.http_url), ("gRPC", options.grpc_url), ("metrics", options.metrics_url)):
+        table.add_row(name, url)
+    table.add_row("models", ", ".join(model.name for model in server.models) + " (each gave its golden answer)")
+    table.add_row("log", str(server.log))
+    out.print(table)
+    out.print("ready; Ctrl-C stops it")
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    files: Annotated[list[Path], typer.Argument(help="Images (PNG, JPEG, ...) or arrays (.npy), one example each.")],
+    url: Annotated[str, typer.Option(help="http://host:port or grpc://host:port", envvar="SLIPWAY_URL")] = DEFAULT_URL,
+    local: Annotated[bool, typer.Option("--local", help="Run the same ONNX file here, without a server.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.")] = 30.0,
+) -> None:
+    """Ask a model: print the class of each file and its probability."""
+    with one_line_errors():
+        import slipway_client
+
+        repository = workspace() / "model_repository"
+        try:
+            with slipway_client.Client(f"local:{repository}" if local else url, timeout=timeout) as client:
+                rows = list(_classify(client.model(model), files, repository / model / "labels.txt"))
+        except slipway_client.TritonError as error:
+            raise Failure(str(error)) from error
+        if as_json:
+            out.print_json(json.dumps(rows))
+            return
+        table = Table("file", "class", "probability", box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(row["file"], row["class"], f"{row['probability']:.4f}")
+        out.print(table)
+
+
+def _classify(model: Any, files: list[Path], labels_file: Path) -> Iterator[dict[str, Any]]:
+    """One row for each file: its most probable class; every file is read before anything is sent."""
+    import slipway_client
+
+    tensor, output = model.spec.inputs[0], model.spec.outputs[0].name
+    images = [slipway_client.read_image(path, tensor) for path in files]
+    labels = labels_file.read_text().splitlines() if labels_file.is_file() else []
+    for path, image in zip(files, images, strict=True):
+        answer = model(**{tensor.name: image})
+        probabilities = answer[output][0]
+        index = int(probabilities.argmax())
+        yield {
+            "file": str(path),
+            "class": labels[index] if index < len(labels) else str(index),
+            "probability": float(probabilities[index]),
+            "model": answer.model_name,
+            "version": answer.model_version,
+        }
+
+
+if __name__ == "__main__":
+    main()
