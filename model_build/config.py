@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
@@ -149,6 +150,8 @@ def read_config(directory: Path, file: str, path: Path) -> ModelConfig:
         with initialize_config_dir(str(directory.absolute()), version_base="1.3"):
             composed = compose(file)
         return cast(ModelConfig, OmegaConf.to_object(composed))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not YAML in UTF-8: {' '.join(str(error).split())}: correct it") from error
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error
     except (HydraException, OmegaConfBaseException) as error:

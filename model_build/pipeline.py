@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -58,8 +59,10 @@ def build(workspace: Path, model: str, overrides: Sequence[str] = (), force: boo
             return [str(stage.addressing) for stage in ran]
     except ReproductionError as error:
         cause = error.__cause__
-        if isinstance(cause, StageCmdFailedError) and cause.status is not None:
-            raise StageFailed(str(cause.stage.addressing), cause.status) from error
+        # DVC keeps the stage's name and exit status in its messages only.
+        status = re.search(r"exited with (-?\d+)$", str(cause)) if isinstance(cause, StageCmdFailedError) else None
+        if status:
+            raise StageFailed(str(error).rpartition(" ")[2].strip("'"), int(status[1])) from error
         raise BuildError(f"DVC: {cause or error}") from error
     except DvcException as error:
         raise BuildError(f"DVC: {error}") from error

@@ -67,6 +67,8 @@ def _kaggle_csv(path: Path) -> DigitExamples:
     try:
         header, _, body = content.decode("ascii").partition("\n")
         columns = header.strip().split(",")
+        if not body.strip():
+            raise ValueError("it has no rows")
         table = np.loadtxt(io.StringIO(body), delimiter=",", dtype=np.int64, ndmin=2)
     except (UnicodeDecodeError, ValueError) as error:
         raise DataError(f"{path} is no Kaggle digit CSV ({error}): expected {expected}") from error
