@@ -1,0 +1,237 @@
+"""`slipway build`: what is stale runs, the same seed gives the same bytes, and a kill at any moment costs nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+
+from serving import verified_models
+from tests.support import BIN, environment, error_lines, make_workspace, slipway, wait_for
+
+STAGES = ["data@digits", "train@digits", "export@digits", "repository@digits"]
+
+
+def manifest(workspace: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((workspace / "model_repository" / "digits" / "manifest.json").read_text())
+    return content
+
+
+def hashes(workspace: Path) -> dict[str, str]:
+    return {name: entry["sha256"] for name, entry in manifest(workspace)["files"].items()}
+
+
+def ran(result: subprocess.CompletedProcess[str]) -> list[str]:
+    assert result.returncode == 0, result.stderr
+    last = result.stdout.strip().splitlines()[-1]
+    return last.partition(": ran ")[2].split(", ") if ": ran " in last else []
+
+
+def run(workspace: Path, *command: str) -> str:
+    result = subprocess.run(command, cwd=workspace, env=environment(), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
+    return result.stdout
+
+
+def test_the_repository_holds_what_triton_serves_and_a_manifest_of_it(built_workspace: Path) -> None:
+    folder = built_workspace / "model_repository" / "digits"
+    content = manifest(built_workspace)
+    for name, entry in content["files"].items():
+        data = (folder / name).read_bytes()
+        assert (hashlib.sha256(data).hexdigest(), len(data)) == (entry["sha256"], entry["bytes"])
+    assert set(content["files"]) == {
+        "config.pbtxt",
+        "configs/cpu.pbtxt",
+        "labels.txt",
+        "golden/request.json",
+        "golden/response.json",
+        "1/model.onnx",
+    }
+    model = onnx.load(folder / "1" / "model.onnx")
+    assert content["onnx"]["ir_version"] == model.ir_version == 10
+    assert content["onnx"]["opset"] == 20
+    assert content["gate"]["value"] >= content["gate"]["minimum"] == 0.97
+    assert content["gate"]["examples"] == 360
+    head = run(built_workspace, "git", "rev-parse", "HEAD").strip()
+    assert content["git"]["commit"] == head
+    assert {"torch", "onnx", "onnxruntime", "python"} <= set(content["tools"])
+    assert [line.strip() for line in (folder / "labels.txt").read_text().splitlines()] == list("0123456789")
+
+
+def test_git_holds_the_configuration_and_dvc_the_weights(built_workspace: Path) -> None:
+    untracked = run(built_workspace, "git", "ls-files", "--others", "--exclude-standard", "model_repository").split()
+    in_git = {name for name in untracked if not name.endswith(".gitignore")}
+    prefix = "model_repository/digits/"
+    assert in_git == {prefix + name for name in ("config.pbtxt", "configs/cpu.pbtxt", "labels.txt")}
+    lock = (built_workspace / "dvc.lock").read_text()
+    for name in ("1/model.onnx", "golden", "manifest.json"):
+        assert f"path: {prefix}{name}\n" in lock
+
+
+def test_stages_that_are_not_stale_do_not_run_again_and_stale_ones_do(workspace: Path) -> None:
+    assert ran(slipway(workspace, "build", "digits")) == []
+    changed = slipway(workspace, "build", "digits", "triton.max_queue_delay_us=1000")
+    assert ran(changed) == ["repository@digits"]
+    assert "max_queue_delay_microseconds: 1000" in (workspace / "model_repository/digits/config.pbtxt").read_text()
+
+
+def test_the_same_seed_gives_the_same_weights_in_another_folder_and_another_seed_gives_others(
+    built_workspace: Path, tmp_path: Path
+) -> None:
+    other = make_workspace(tmp_path / "elsewhere")
+    assert ran(slipway(other, "build", "digits")) == STAGES
+    assert hashes(other) == hashes(built_workspace)
+    assert ran(slipway(other, "build", "digits", "seed=4", "train.epochs=20")) == STAGES[1:]
+    assert hashes(other)["1/model.onnx"] != hashes(built_workspace)["1/model.onnx"]
+
+
+def test_a_model_below_the_gate_is_refused_and_the_old_one_stays(workspace: Path) -> None:
+    before = hashes(workspace)
+    result = slipway(workspace, "build", "digits", "train.epochs=1")
+    assert result.returncode == 3
+    (line,) = [line for line in error_lines(result) if "held-out accuracy" in line]
+    assert "is below gate.min_accuracy 0.97: model_repository/digits was not changed" in line
+    assert hashes(workspace) == before
+    assert [model.name for model in verified_models(workspace / "model_repository")] == ["digits"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, of SQLAlchemy
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_mlflow_has_parameters_curves_commit_and_a_model_that_it_can_load(
+    built_workspace: Path, tmp_path: Path
+) -> None:
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{built_workspace}/build/mlflow/mlflow.db")
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("digits")
+    (found,) = client.search_runs([experiment.experiment_id])
+    parameters, metrics = found.data.params, found.data.metrics
+    assert parameters["train.epochs"] == "30"
+    assert parameters["found.parameters"] == "9098"
+    assert 1 <= int(parameters["found.best_epoch"]) <= 30
+    curves = [name for name in metrics if len(client.get_metric_history(found.info.run_id, name)) == 30]
+    assert len(curves) >= 4
+    assert metrics["test_accuracy"] == pytest.approx(manifest(built_workspace)["gate"]["value"])
+    assert found.data.tags["slipway.git.commit"] == manifest(built_workspace)["git"]["commit"]
+    image = np.zeros((2, 1, 28, 28), np.float32)
+    (tmp_path / "request.json").write_text(json.dumps({"inputs": {"image": image.tolist()}}))
+    command = ["mlflow", "models", "predict", "-m", f"runs:/{found.info.run_id}/model", "--env-manager", "local"]
+    answer = subprocess.run(
+        [f"{BIN}/{command[0]}", *command[1:], "-i", str(tmp_path / "request.json")],
+        env=environment(MLFLOW_TRACKING_URI=f"sqlite:///{built_workspace}/build/mlflow/mlflow.db"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert np.array(json.loads(answer.stdout)["predictions"]["probabilities"]).shape == (2, 10)
+
+
+def test_a_tracking_server_that_is_away_is_one_line_and_nothing_is_written(workspace: Path) -> None:
+    before = hashes(workspace)
+    result = subprocess.run(
+        [f"{BIN}/slipway", "build", "digits", "seed=9"],
+        cwd=workspace,
+        env=environment(MLFLOW_TRACKING_URI="http://127.0.0.1:9"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    (line,) = [line for line in error_lines(result) if "MLflow" in line]
+    assert "MLflow at http://127.0.0.1:9 failed" in line
+    assert "unset MLFLOW_TRACKING_URI" in line
+    assert hashes(workspace) == before
+
+
+def test_what_one_person_pushes_another_pulls_and_can_serve(workspace: Path, tmp_path: Path) -> None:
+    remote = tmp_path / "remote"
+    run(workspace, f"{BIN}/dvc", "remote", "add", "-d", "store", str(remote))
+    run(workspace, f"{BIN}/dvc", "push")
+    run(workspace, "git", "add", "-A")
+    run(workspace, "git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "built")
+    clone = tmp_path / "clone"
+    run(workspace, "git", "clone", "-q", str(workspace), str(clone))
+    assert not (clone / "model_repository/digits/1/model.onnx").exists()
+    run(clone, f"{BIN}/dvc", "pull")
+    assert hashes(clone) == hashes(workspace)
+    assert [model.name for model in verified_models(clone / "model_repository")] == ["digits"]
+    assert ran(slipway(clone, "build", "digits")) == []
+
+
+Kill = Callable[[subprocess.Popen[bytes]], None]
+
+
+def everything(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to the command, DVC and the stage at once, as an out-of-memory killer or a power cut would."""
+    for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        one.kill()
+
+
+def the_stage(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to the stage alone."""
+    psutil.Process(process.pid).children(recursive=True)[-1].kill()
+
+
+def ctrl_c(process: subprocess.Popen[bytes]) -> None:
+    """SIGINT to the whole process group, as a terminal sends it."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("stage", "kill", "code"),
+    [
+        ("train", everything, -9),
+        ("train", the_stage, 137),
+        ("train", ctrl_c, 130),
+        ("export", ctrl_c, 130),
+        ("export", everything, -9),
+        ("repository", everything, -9),
+    ],
+)
+def test_a_build_killed_in_any_stage_changes_nothing_served_and_ends_the_same_when_run_again(
+    workspace: Path, built_workspace: Path, stage: str, kill: Kill, code: int
+) -> None:
+    process = subprocess.Popen(
+        [f"{BIN}/slipway", "build", "digits", "--force"],
+        cwd=workspace,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    wait_for(lambda: stage in stage_of(process), f"stage {stage} runs")
+    kill(process)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors.decode()
+    assert b"Traceback" not in errors
+    assert hashes(workspace) == hashes(built_workspace)
+    assert verified_models(workspace / "model_repository")
+    again = slipway(workspace, "build", "digits", "--force")
+    assert again.returncode == 0, again.stderr
+    assert hashes(workspace) == hashes(built_workspace)
+    assert list(workspace.rglob("*.tmp")) == []
+
+
+def stage_of(process: subprocess.Popen[bytes]) -> str:
+    """Name of the stage that runs below this process."""
+    assert process.poll() is None
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            command = child.cmdline()
+        except psutil.Error:
+            continue
+        if "model_build" in command:
+            return command[command.index("model_build") + 1]
+    return ""

@@ -1,0 +1,152 @@
+"""What several tests need: copies of the workspace, free ports, hand-made models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+WORKSPACE_PARTS = ("dvc.yaml", ".dvcignore", "model_build", "serving", "slipway.py")
+
+_TRITON_NAMES = {"float32": "FP32", "float64": "FP64", "int64": "INT64", "int32": "INT32", "object": "BYTES"}
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This environment with the tools on the PATH, and without what would lead a build elsewhere."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "SLIPWAY_"))}
+    return {**kept, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "200", **extra}
+
+
+def make_workspace(folder: Path) -> Path:
+    """A workspace of its own: the code and configuration of this one, nothing built, no remote."""
+    for part in WORKSPACE_PARTS:
+        source, target = ROOT / part, folder / part
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+    (folder / ".gitignore").write_text("build/\n__pycache__/\n*.tmp\n")
+    (folder / ".venv-triton").symlink_to(ROOT / ".venv-triton")
+    commands: list[list[str]] = [
+        ["git", "init", "-q"],
+        ["git", "add", "-A"],
+        ["git", "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "-qm", "workspace"],
+        [f"{BIN}/dvc", "init", "-q"],
+        [f"{BIN}/dvc", "config", "core.analytics", "false"],
+    ]
+    for command in commands:
+        subprocess.run(command, cwd=folder, check=True, env=environment())
+    return folder
+
+
+def slipway(workspace: Path, *arguments: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run the command `slipway` in `workspace`."""
+    command = [str(BIN / "slipway"), *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=workspace, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def error_lines(result: subprocess.CompletedProcess[str]) -> list[str]:
+    """The lines of stderr, which must not hold a traceback."""
+    assert "Traceback" not in result.stderr, result.stderr
+    return result.stderr.strip().splitlines()
+
+
+def free_ports(count: int = 3) -> list[int]:
+    """TCP ports on loopback that nothing listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout: float = 60.0) -> None:
+    """Wait until `condition()` is true; fail with `what` when it is not within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
+        time.sleep(0.02)
+
+
+def write_model(
+    repository: Path, name: str, graph: onnx.ModelProto, config: str, example: dict[str, npt.NDArray[Any]] | None = None
+) -> Path:
+    """A hand-made model folder with manifest and golden answer; `example` holds the golden inputs.
+
+    Without `example` the golden request is left out of the manifest's files and must be written by the test.
+    """
+    folder = repository / name
+    (folder / "1").mkdir(parents=True)
+    (folder / "golden").mkdir()
+    (folder / "1" / "model.onnx").write_bytes(graph.SerializeToString())
+    (folder / "config.pbtxt").write_text(config)
+    if example is not None:
+        session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+        names = [node.name for node in session.get_outputs()]
+        answers = dict(zip(names, session.run(names, example), strict=True))
+        request = {"inputs": [_tensor(key, value) for key, value in example.items()]}
+        response = {"parameters": {"atol": 1e-4}, "outputs": [_tensor(key, value) for key, value in answers.items()]}
+        (folder / "golden" / "request.json").write_text(json.dumps(request))
+        (folder / "golden" / "response.json").write_text(json.dumps(response))
+    write_manifest(folder)
+    return folder
+
+
+def write_manifest(folder: Path) -> None:
+    """A manifest of whatever lies in the model's folder now."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    hashes = {str(p.relative_to(folder)): {"sha256": hashlib.sha256(p.read_bytes()).hexdigest()} for p in files}
+    (folder / "manifest.json").write_text(json.dumps({"files": hashes}))
+
+
+def _tensor(name: str, array: npt.NDArray[Any]) -> dict[str, Any]:
+    values = [value.decode() if isinstance(value, bytes) else value for value in np.asarray(array).ravel().tolist()]
+    return {"name": name, "datatype": _TRITON_NAMES[str(array.dtype)], "shape": list(array.shape), "data": values}
+
+
+def write_slow_model(repository: Path, steps: int = 40) -> Path:
+    """A model `slow` whose every request is a chain of matrix products: about a second on one core."""
+    size = 1000
+    weights = numpy_helper.from_array((np.eye(size) * 0.5).astype(np.float32), "w")
+    nodes = [helper.make_node("Mul", ["w", "x"], ["h0"])]
+    nodes += [helper.make_node("MatMul", [f"h{i}", "w"], [f"h{i + 1}"]) for i in range(steps)]
+    nodes += [helper.make_node("ReduceSum", [f"h{steps}"], ["s"]), helper.make_node("Reshape", ["s", "one"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "slow",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        [weights, numpy_helper.from_array(np.array([1], np.int64), "one")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return write_model(repository, "slow", model, SLOW_CONFIG, {"x": np.ones(1, np.float32)})
+
+
+SLOW_CONFIG = """
+name: "slow"
+backend: "onnxruntime"
+input { name: "x" data_type: TYPE_FP32 dims: [1] }
+output { name: "y" data_type: TYPE_FP32 dims: [1] }
+instance_group { kind: KIND_CPU count: 1 }
+parameters { key: "intra_op_thread_count" value { string_value: "1" } }
+"""

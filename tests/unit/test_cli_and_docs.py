@@ -1,0 +1,101 @@
+"""The command's help, the documentation and the house rules say what is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from slipway import app
+from tests.support import BIN, ROOT, environment, error_lines, slipway
+
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a click group
+README = (ROOT / "README.md").read_text()
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_and_option_is_in_the_reference(command: str) -> None:
+    section = REFERENCE.partition(f"## slipway {command}\n")[2].partition("\n## ")[0]
+    assert section, f"docs/reference.md has no section 'slipway {command}'"
+    for parameter in COMMANDS[command].params:
+        name = parameter.opts[0] if parameter.param_type_name == "option" else parameter.name.upper()
+        assert f"`{name}" in section, f"{name} of slipway {command} is not in docs/reference.md"
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_itself(command: str, tmp_path: Path) -> None:
+    result = slipway(tmp_path, command, "--help")
+    assert result.returncode == 0
+    assert str(COMMANDS[command].help).split(":")[0] in " ".join(result.stdout.split())
+
+
+def test_every_setting_of_a_model_is_in_the_reference() -> None:
+    text = (ROOT / "model_build" / "conf" / "digits.yaml").read_text()
+    section = ""
+    for line in text.splitlines():
+        if match := re.match(r"( *)(\w+):", line):
+            section, key = ("", match[2]) if not match[1] else (section, f"{section}.{match[2]}")
+            if not match[1]:
+                section = match[2]
+            if key not in {"defaults", "data", "train", "export", "gate", "triton"}:
+                assert f"`{key}`" in REFERENCE, f"{key} is not in docs/reference.md"
+
+
+def test_every_make_target_and_locust_option_is_documented() -> None:
+    targets = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"demo", "test", "lint"} <= set(targets)
+    for target in targets:
+        assert f"`make {target}`" in README + REFERENCE, target
+    for option in re.findall(r'add_argument\("(--[a-z-]+)"', (ROOT / "loadtest" / "locustfile.py").read_text()):
+        assert f"`{option}`" in REFERENCE, option
+
+
+def test_files_that_the_readme_and_the_docs_link_to_exist() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_outside_of_a_workspace_each_command_says_where_to_go(tmp_path: Path) -> None:
+    for arguments in (["build", "digits"], ["serve"], ["predict", "digits", "x.png"]):
+        result = slipway(tmp_path, *arguments)
+        assert result.returncode == 1
+        assert error_lines(result) == [
+            f"error: {tmp_path} is not inside a Slipway workspace (a folder with dvc.yaml and model_build/conf): "
+            "go there first"
+        ]
+
+
+def test_packages_import_only_what_the_design_allows() -> None:
+    allowed = {
+        "serving": {"serving"},
+        "client/slipway_client": {"slipway_client"},
+        "model_build": {"model_build"},
+        "loadtest": {"loadtest", "slipway_client"},
+    }
+    ours = {"serving", "slipway_client", "model_build", "loadtest", "benchmarks", "tests", "slipway"}
+    for folder, may in allowed.items():
+        for path in (ROOT / folder).rglob("*.py"):
+            imported = set(re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.MULTILINE)) & ours
+            assert imported <= may, f"{path} imports {imported - may}"
+            assert folder != "serving" or "torch" not in path.read_text(), path
+
+
+def test_the_two_environments_pin_every_package() -> None:
+    for name in ("requirements.lock", "serving/requirements.txt"):
+        lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")]
+        assert lines
+        assert all(re.match(r"^[\w.\[\],-]+==[\w.+]+( ;.*)?$", line) for line in lines), name
+
+
+def test_a_stage_run_by_hand_gives_one_line_and_an_exit_code(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "model_build", "data", "nope"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert error_lines(result)[0].startswith("error: data@nope: no configuration for model 'nope'")
+    assert (BIN / "slipway").exists()

@@ -1,0 +1,106 @@
+"""Digits from scikit-learn, MNIST's IDX files and a Kaggle CSV: the same arrays, and clear refusals."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from model_build import DataError, load_config
+from model_build.models.digit_data import read_examples
+from model_build.recipe import Dataset, load_recipe
+from tests.support import ROOT
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (40, 28, 28), dtype=np.uint8)
+LABELS = np.arange(40, dtype=np.uint8) % 10
+
+
+def idx(array: npt.NDArray[np.uint8]) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+def write_idx(folder: Path, packed: bool = False) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, array in (("train-images-idx3-ubyte", PIXELS), ("train-labels-idx1-ubyte", LABELS)):
+        content = idx(array)
+        (folder / (name + ".gz" * packed)).write_bytes(gzip.compress(content) if packed else content)
+
+
+def csv_text() -> str:
+    header = ",".join(["label", *(f"pixel{i}" for i in range(784))])
+    rows = [",".join(map(str, [y, *x.ravel()])) for x, y in zip(PIXELS, LABELS, strict=True)]
+    return "\n".join([header, *rows]) + "\n"
+
+
+def test_idx_plain_idx_packed_and_csv_of_the_same_digits_are_equal(tmp_path: Path) -> None:
+    write_idx(tmp_path / "plain")
+    write_idx(tmp_path / "packed", packed=True)
+    (tmp_path / "train.csv").write_text(csv_text())
+    for source in ("plain", "packed", "train.csv"):
+        images, labels = read_examples(tmp_path / source).train
+        assert images.dtype == np.float32
+        np.testing.assert_array_equal(images, PIXELS[:, None] / np.float32(255))
+        np.testing.assert_array_equal(labels, LABELS)
+
+
+def test_mnists_own_test_files_become_the_held_out_part(tmp_path: Path) -> None:
+    write_idx(tmp_path)
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(PIXELS[:7]))
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(LABELS[:7]))
+    config = load_config(ROOT, "digits")
+    config.data.path = str(tmp_path)
+    config.data.validation_fraction = 0.25
+    dataset = load_recipe(config).load_data()
+    np.testing.assert_array_equal(dataset.test_labels, LABELS[:7])
+    assert len(dataset.train_labels) + len(dataset.validation_labels) == 40
+
+
+def test_the_bundled_scans_are_divided_the_same_way_each_time_and_without_overlap(tmp_path: Path) -> None:
+    recipe = load_recipe(load_config(ROOT, "digits"))
+    first, second = recipe.load_data(), recipe.load_data()
+    assert first.to_bytes() == second.to_bytes()
+    parts = (first.train_inputs, first.validation_inputs, first.test_inputs)
+    assert [len(part) for part in parts] == [1167, 270, 360]
+    assert parts[0].shape[1:] == (1, 28, 28)
+    assert 0 <= min(part.min() for part in parts) <= max(part.max() for part in parts) <= 1
+    (tmp_path / "data.npz").write_bytes(first.to_bytes())
+    np.testing.assert_array_equal(Dataset.from_file(tmp_path / "data.npz").test_inputs, first.test_inputs)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("label,pixel0\n1,2\n", "expected a header 'label,pixel0"),
+        ("a,b\n", "train.csv"),
+        (csv_text().replace("\n0,", "\n10,", 1), r"labels 0\.\.10: expected 0\.\.9"),
+        (csv_text().replace("\n0,", "\nzero,", 1), "no Kaggle digit CSV"),
+        ("étiquette", "no Kaggle digit CSV"),
+        ("", "train.csv"),
+    ],
+)
+def test_a_csv_of_another_format_is_refused_in_one_line(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message) as refused:
+        read_examples(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_idx_files_that_are_missing_cut_off_or_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="neither train-images-idx3-ubyte nor"):
+        read_examples(tmp_path)
+    write_idx(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(PIXELS)[:-1])
+    with pytest.raises(DataError, match=r"is no IDX file .* or is cut off"):
+        read_examples(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(PIXELS[:3]))
+    with pytest.raises(DataError, match=r"\[3, 28, 28\] and .* \[40\]"):
+        read_examples(tmp_path)
+
+
+def test_a_path_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(DataError, match="does not exist: expected a Kaggle CSV file or a folder"):
+        read_examples(Path("/nowhere/train.csv"))
