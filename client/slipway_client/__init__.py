@@ -1,6 +1,6 @@
 """Typed Python client for Triton Inference Server."""
 
-from slipway_client._client import Client, Model, check_inputs
+from slipway_client._client import Client, Model, check_inputs, parse_url
 from slipway_client._errors import (
     ConnectError,
     DeadlineExceeded,
@@ -11,9 +11,10 @@ from slipway_client._errors import (
 )
 from slipway_client._images import read_image
 from slipway_client._transport import Transport
-from slipway_client._types import ModelSpec, Result, TensorSpec
+from slipway_client._types import DTYPES, ModelSpec, Result, TensorSpec
 
 __all__ = [
+    "DTYPES",
     "Client",
     "ConnectError",
     "DeadlineExceeded",
@@ -27,5 +28,6 @@ __all__ = [
     "Transport",
     "TritonError",
     "check_inputs",
+    "parse_url",
     "read_image",
 ]

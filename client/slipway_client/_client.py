@@ -161,21 +161,32 @@ def _datatype(array: Array) -> str:
     return "BYTES" if array.dtype.kind in "SU" else names.get(array.dtype, str(array.dtype))
 
 
-def _transport(url: str, timeout: float, connections: int) -> Transport:
-    expected = "expected http://host:port, grpc://host:port or local:path"
-    parts = urlsplit(url)
-    if parts.scheme == "local" and parts.path:
-        from slipway_client._local import LocalTransport
+def parse_url(url: str) -> tuple[str, str]:
+    """Split a URL into its scheme (`http`, `grpc` or `local`) and the `host:port` or path it names.
 
-        return LocalTransport(Path(parts.path))
-    if parts.scheme not in ("http", "grpc") or not parts.netloc or parts.path.strip("/"):
-        raise TritonError(f"'{url}' is not the URL of a server: {expected}")
+    Raises:
+        TritonError: a URL of another form.
+    """
+    expected = "expected http://host:port, grpc://host:port or local:path"
+    if url.startswith("local:") and (path := url.removeprefix("local:")):
+        return "local", path
     try:
+        parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise TritonError(f"'{url}' has no valid port ({error}): {expected}") from error
-    address = parts.netloc if port else f"{parts.netloc}:{8000 if parts.scheme == 'http' else 8001}"
-    if parts.scheme == "http":
+        raise TritonError(f"'{url}' is not the URL of a server ({error}): {expected}") from error
+    if parts.scheme not in ("http", "grpc") or not parts.netloc or parts.path.strip("/"):
+        raise TritonError(f"'{url}' is not the URL of a server: {expected}")
+    return parts.scheme, parts.netloc if port else f"{parts.netloc}:{8000 if parts.scheme == 'http' else 8001}"
+
+
+def _transport(url: str, timeout: float, connections: int) -> Transport:
+    scheme, address = parse_url(url)
+    if scheme == "local":
+        from slipway_client._local import LocalTransport
+
+        return LocalTransport(Path(address))
+    if scheme == "http":
         from slipway_client._http import HttpTransport
 
         return HttpTransport(address, timeout, connections)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from http.client import HTTPException
 from typing import Any
 
 import tritonclient.http as triton
@@ -40,13 +41,13 @@ class HttpTransport:
         with self._errors():
             metadata: Any = self._client.get_model_metadata(model, version)
             config: Any = self._client.get_model_config(model, version)
-        return ModelSpec(
-            name=metadata["name"],
-            version=version or max(metadata["versions"], key=int),
-            inputs=tuple(TensorSpec(t["name"], t["datatype"], tuple(t["shape"])) for t in metadata["inputs"]),
-            outputs=tuple(TensorSpec(t["name"], t["datatype"], tuple(t["shape"])) for t in metadata["outputs"]),
-            max_batch_size=int(config.get("max_batch_size", 0)),
-        )
+            return ModelSpec(
+                name=metadata["name"],
+                version=version or max(metadata["versions"], key=int),
+                inputs=tuple(TensorSpec(t["name"], t["datatype"], tuple(t["shape"])) for t in metadata["inputs"]),
+                outputs=tuple(TensorSpec(t["name"], t["datatype"], tuple(t["shape"])) for t in metadata["outputs"]),
+                max_batch_size=int(config.get("max_batch_size", 0)),
+            )
 
     def infer(
         self, spec: ModelSpec, version: str, inputs: Mapping[str, Array], outputs: Sequence[str], timeout: float
@@ -76,6 +77,12 @@ class HttpTransport:
             if "unknown model" in message or "is not found" in message:
                 raise ModelNotFound(f"{self._url}: {message}") from error
             raise ServerError(f"{self._url}: {message}") from error
+        except HTTPException as error:
+            raise ConnectError(
+                f"{self._url} does not speak HTTP ({error}): is it the gRPC port? That is grpc://"
+            ) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise ServerError(f"{self._url} answers, and not as a Triton does ({error!r}): pass its URL") from error
         except TimeoutError as error:
             raise DeadlineExceeded(f"no answer from {self._url} within {self._timeout:g} s") from error
         except OSError as error:

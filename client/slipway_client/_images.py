@@ -40,9 +40,13 @@ def read_image(path: Path, tensor: TensorSpec) -> npt.NDArray[Any]:
 
 def _read_array(path: Path) -> npt.NDArray[Any]:
     try:
-        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InvalidInput(str(path), "an image or .npy file", "no such file") from error
     except (OSError, ValueError, EOFError) as error:
         raise InvalidInput(str(path), "a NumPy array file", str(error)) from error
+    if not isinstance(array, np.ndarray):
+        raise InvalidInput(str(path), "one NumPy array (.npy)", "an archive of several (.npz)")
     return array
 
 
@@ -51,10 +55,12 @@ def _read_pixels(path: Path, channels: int) -> npt.NDArray[np.float32]:
 
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise InvalidInput(str(path), "an image of 8 bits a channel", f"one of mode {image.mode}: convert it")
             pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / np.float32(255)
     except FileNotFoundError as error:
         raise InvalidInput(str(path), "an image or .npy file", "no such file") from error
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise InvalidInput(
             str(path), "an image (PNG, JPEG, ...) or a .npy file", f"something else ({error})"
         ) from error

@@ -59,10 +59,10 @@ class LocalTransport:
         """Run the graph."""
         session = self._session(self._file(spec.name, version))
         try:
-            arrays = session.run(list(outputs), dict(inputs))
+            arrays = session.run(list(outputs), {name: _texts(array) for name, array in inputs.items()})
         except Exception as error:
             raise ServerError(f"ONNX Runtime cannot run model '{spec.name}': {error}") from error
-        return dict(zip(outputs, (np.asarray(array) for array in arrays), strict=True)), spec.version
+        return dict(zip(outputs, map(_bytes, arrays), strict=True)), spec.version
 
     def close(self) -> None:
         """Forget the sessions."""
@@ -100,3 +100,19 @@ class LocalTransport:
             except Exception as error:
                 raise ServerError(f"ONNX Runtime cannot open {path}: {error}") from error
         return self._sessions[key]
+
+
+def _texts(array: Array) -> Array:
+    """ONNX Runtime takes text as `str`; BYTES may hold `bytes`, as a server takes them."""
+    if array.dtype != np.object_:
+        return array
+    values = [value.decode() if isinstance(value, bytes) else str(value) for value in array.ravel()]
+    return np.array(values, dtype=np.object_).reshape(array.shape)
+
+
+def _bytes(array: Any) -> Array:
+    """ONNX Runtime gives text as `str`; a server's BYTES are `bytes`."""
+    found: Array = np.asarray(array)
+    if found.dtype.kind not in "OU":
+        return found
+    return np.array([str(value).encode() for value in found.ravel()], dtype=np.object_).reshape(found.shape)
