@@ -9,14 +9,17 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import tempfile
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 app = typer.Typer(
     help="From a PyTorch model to a tuned Triton deployment.",
@@ -54,6 +57,16 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt as error:
         err.print("interrupted")
         raise typer.Exit(128 + signal.SIGINT) from error
+    except typer.Exit:
+        raise
+    except Exception as error:
+        with tempfile.NamedTemporaryFile("w", prefix="slipway-error-", suffix=".log", delete=False) as log:
+            log.write(traceback.format_exc())
+        reason = " ".join(str(error).split())[:300]
+        err.print(
+            f"error: unexpected {type(error).__name__}: {reason} (please report it with {log.name})", markup=False
+        )
+        raise typer.Exit(1) from error
 
 
 def workspace() -> Path:
@@ -114,15 +127,17 @@ def serve(
             exit_timeout=exit_timeout,
         )
         ended = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: ended.set())
         try:
-            server = serving.EmbeddedTriton(serving.find_interpreter(root), options, root / "build" / "triton.log")
-            with server:
+            log = root / "build" / f"triton-{http_port}.log"
+            with serving.EmbeddedTriton(serving.find_interpreter(root), options, log) as server:
                 with err.status("Triton is loading, then each model answers its golden request"):
                     server.wait_ready(timeout, ended.is_set)
-                if not ended.is_set():
-                    _print_endpoints(server)
+                if ended.is_set():
+                    out.print("stopped before it was ready")
+                    return
+                _print_endpoints(server)
                 while not ended.wait(0.2):
                     server.check_alive()
                 if server.stop() != 0:
@@ -156,28 +171,34 @@ def predict(
     with one_line_errors():
         import slipway_client
 
-        repository = workspace() / "model_repository"
         try:
-            with slipway_client.Client(f"local:{repository}" if local else url, timeout=timeout) as client:
-                rows = list(_classify(client.model(model), files, repository / model / "labels.txt"))
+            where = f"local:{workspace() / 'model_repository'}" if local else url
+            with slipway_client.Client(where, timeout=timeout) as client:
+                rows = list(_classify(client.model(model), files, _labels(model)))
         except slipway_client.TritonError as error:
             raise Failure(str(error)) from error
         if as_json:
             out.print_json(json.dumps(rows))
             return
-        table = Table("file", "class", "probability", box=None, pad_edge=False)
+        table = Table(Column("file", overflow="fold"), "class", "probability", box=None, pad_edge=False)
         for row in rows:
-            table.add_row(row["file"], row["class"], f"{row['probability']:.4f}")
+            table.add_row(Text(row["file"]), row["class"], f"{row['probability']:.4f}")
         out.print(table)
 
 
-def _classify(model: Any, files: list[Path], labels_file: Path) -> Iterator[dict[str, Any]]:
-    """One row for each file: its most probable class; every file is read before anything is sent."""
+def _labels(model: str) -> list[str]:
+    """The classes of a model of this workspace; none elsewhere, where classes are then numbers."""
+    with contextlib.suppress(Failure, FileNotFoundError):
+        return (workspace() / "model_repository" / model / "labels.txt").read_text().splitlines()
+    return []
+
+
+def _classify(model: Any, files: list[Path], labels: list[str]) -> Iterator[dict[str, Any]]:
+    """One row for each file: its most probable class; every file is read before the first is sent."""
     import slipway_client
 
     tensor, output = model.spec.inputs[0], model.spec.outputs[0].name
     images = [slipway_client.read_image(path, tensor) for path in files]
-    labels = labels_file.read_text().splitlines() if labels_file.is_file() else []
     for path, image in zip(files, images, strict=True):
         answer = model(**{tensor.name: image})
         probabilities = answer[output][0]

@@ -103,6 +103,12 @@ def _check(executable: Path, facts: dict[str, str | None]) -> ServerInterpreter:
             raise InterpreterError(
                 f"{executable} lacks {package}: run `make env` (or install serving/requirements.txt)"
             )
+    beside = executable.parent / "python3"
+    if not beside.exists() or beside.resolve() != executable.resolve():
+        raise InterpreterError(
+            f"Triton's models would not run in {executable} but in the python3 that comes first on the PATH: "
+            f"name an environment whose {beside} is that interpreter"
+        )
     if not str(facts["numpy"]).startswith("1."):
         raise InterpreterError(
             f"{executable} has numpy {facts['numpy']}, which silently corrupts the tensors of Triton's Python models: "

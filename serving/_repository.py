@@ -49,7 +49,9 @@ def _verified(folder: Path) -> ServedModel:
     manifest = folder / "manifest.json"
     if not manifest.is_file():
         raise RepositoryError(f"model '{name}' has no {manifest}: it was not built, or not completely; {remedy}")
-    for relative, expected in _listed_files(manifest, remedy).items():
+    listed = _listed_files(manifest, remedy)
+    _check_complete(folder, listed, remedy)
+    for relative, expected in listed.items():
         path = folder / relative
         if not path.is_file():
             raise RepositoryError(f"model '{name}' lacks {path}: {remedy}")
@@ -60,6 +62,18 @@ def _verified(folder: Path) -> ServedModel:
                 f"{expected[:12]}…): {remedy}"
             )
     return ServedModel(name, folder)
+
+
+def _check_complete(folder: Path, listed: dict[str, str], remedy: str) -> None:
+    """Refuse a manifest that leaves out what is served: Triton takes any version folder, not only a listed one."""
+    needed = {"config.pbtxt", "golden/request.json", "golden/response.json"}
+    if missing := sorted(needed - set(listed)):
+        raise RepositoryError(f"model '{folder.name}': {folder / 'manifest.json'} does not list {missing}: {remedy}")
+    served = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    for path in served:
+        relative = path.relative_to(folder)
+        if (relative.parts[0].isdecimal() or relative.parts[0] == "configs") and str(relative) not in listed:
+            raise RepositoryError(f"model '{folder.name}': {path} is in no manifest and would be served: remove it")
 
 
 def _listed_files(manifest: Path, remedy: str) -> dict[str, str]:

@@ -10,17 +10,16 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from serving import _runtime
 from serving._errors import GoldenMismatch, PortTaken, ServerDied, StartError
-from serving._golden import ask_golden
+from serving._golden import ask_golden, post
 from serving._interpreter import ServerInterpreter
 from serving._repository import ServedModel, verified_models
 
@@ -132,7 +131,7 @@ class EmbeddedTriton:
             index = self._index()
             if index is not None:
                 self._check_loaded(index)
-                self._check_golden()
+                self._check_golden(deadline, timeout, cancelled)
                 return
             if self.pid is None:
                 raise StartError(f"Triton ended while starting: {self._last_error()} (all of it: {self.log})")
@@ -214,6 +213,8 @@ class EmbeddedTriton:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     probe.bind((options.host, port))
+                except socket.gaierror as error:
+                    raise PortTaken(f"'{options.host}' is no address of this machine: pass another --host") from error
                 except OSError as error:
                     raise PortTaken(
                         f"cannot listen on {options.host}:{port} for {name} ({error.strerror}): "
@@ -222,12 +223,10 @@ class EmbeddedTriton:
 
     def _index(self) -> list[dict[str, Any]] | None:
         """Triton's repository index (model repository extension), or None while nothing listens."""
-        request = urllib.request.Request(f"{self.options.http_url}/v2/repository/index", data=b"{}")
         try:
-            with urllib.request.urlopen(request, timeout=5) as reply:
-                index: list[dict[str, Any]] = json.load(reply)
-                return index
-        except (OSError, urllib.error.URLError):
+            index: list[dict[str, Any]] = json.loads(post(f"{self.options.http_url}/v2/repository/index", b"{}", 5))
+            return index
+        except (OSError, HTTPException, ValueError):
             return None
 
     def _check_loaded(self, index: list[dict[str, Any]]) -> None:
@@ -238,9 +237,15 @@ class EmbeddedTriton:
                 reason = " ".join(str(entry.get("reason", "Triton does not list it")).split())
                 raise StartError(f"model '{model.name}' did not load: {reason} (all of it: {self.log})")
 
-    def _check_golden(self) -> None:
+    def _check_golden(self, deadline: float, timeout: float, cancelled: Callable[[], bool]) -> None:
         for model in self.models:
-            result = ask_golden(self.options.http_url, model)
+            if cancelled():
+                return
+            result = ask_golden(self.options.http_url, model, max(0.1, deadline - time.monotonic()))
+            if not result and time.monotonic() >= deadline:
+                raise StartError(
+                    f"model '{model.name}' did not give its golden answer within {timeout:g} s: raise --timeout"
+                )
             if not result:
                 raise GoldenMismatch(
                     f"model '{model.name}' does not give its golden answer: {result.reason}; it was not built for this "

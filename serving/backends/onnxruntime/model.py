@@ -106,6 +106,9 @@ class TritonPythonModel:
         names = [request.requested_output_names() for request in requests]
         wanted = sorted(set().union(*names))
         arrays = dict(zip(wanted, self._session.run(wanted, joined), strict=True))
+        total = len(joined[self._inputs[0]])
+        if any(len(array) != total for array in arrays.values()):
+            raise ValueError("an output's first dimension is not the batch: each request must run alone")
         responses, start = [], 0
         for feed, asked in zip(feeds, names, strict=True):
             stop = start + len(feed[self._inputs[0]])
