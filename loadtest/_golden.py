@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from slipway_client import Result
-
-_NUMPY = {"FP32": np.float32, "INT64": np.int64, "BYTES": np.object_}
+from slipway_client import DTYPES, Result
 
 
 class WrongAnswerError(Exception):
@@ -50,4 +48,11 @@ class Golden:
 
 
 def _arrays(tensors: list[dict[str, Any]]) -> dict[str, npt.NDArray[Any]]:
-    return {t["name"]: np.array(t["data"], dtype=_NUMPY[t["datatype"]]).reshape(t["shape"]) for t in tensors}
+    return {t["name"]: _array(t) for t in tensors}
+
+
+def _array(tensor: dict[str, Any]) -> npt.NDArray[Any]:
+    """BYTES are `bytes`, as they come from a server."""
+    text = tensor["datatype"] == "BYTES"
+    values = [value.encode() for value in tensor["data"]] if text else tensor["data"]
+    return np.array(values, dtype=DTYPES[tensor["datatype"]]).reshape(tensor["shape"])

@@ -17,10 +17,15 @@ from gevent.pool import Pool
 from locust import User, task
 
 MAX_IN_FLIGHT = 256
+ANSWER_TIMEOUT = 20.0  # seconds
 
 
 class DroppedError(Exception):
     """A request was due while MAX_IN_FLIGHT others of the same user had no answer: it was not sent."""
+
+
+class UnansweredError(Exception):
+    """A request had no answer when the run ended."""
 
 
 class OpenLoopUser(User):
@@ -38,8 +43,10 @@ class OpenLoopUser(User):
         self._due = time.perf_counter()
 
     def on_stop(self) -> None:
-        """Wait for what is under way, then give the connections back."""
-        self._pool.join(timeout=30)
+        """Wait for what is under way; what has no answer by then has failed. Give the connections back."""
+        self._pool.join(timeout=ANSWER_TIMEOUT + 5)
+        for request in list(self._pool):
+            request.kill()
         self.close()
 
     @task
@@ -61,9 +68,12 @@ class OpenLoopUser(User):
         """Close the client: a gRPC channel that stays open keeps the process from ending."""
 
     def _send(self, due: float) -> None:
-        size, error = 0, None
+        size = 0
+        error: Exception | None = None
         try:
             size = self.ask()
+        except gevent.GreenletExit:
+            error = UnansweredError(f"no answer when the run ended, {ANSWER_TIMEOUT:g} s or more after it was sent")
         except Exception as caught:  # noqa: BLE001 - whatever it is, it is a failed request
             error = caught
         self._report(due, size, error)

@@ -13,10 +13,11 @@ from typing import Any
 
 import grpc.experimental.gevent as grpc_gevent
 from locust import events
-from slipway_client import Client, Model
+from locust.runners import WorkerRunner
+from slipway_client import Client, Model, TritonError, parse_url
 
 from loadtest._golden import Golden
-from loadtest._open_loop import MAX_IN_FLIGHT, OpenLoopUser
+from loadtest._open_loop import ANSWER_TIMEOUT, MAX_IN_FLIGHT, OpenLoopUser
 
 grpc_gevent.init_gevent()  # without it one gRPC call blocks every other user, and latency looks fine
 
@@ -38,6 +39,11 @@ def _(environment: Any, **_: Any) -> None:
     options = environment.parsed_options
     if options.rate <= 0:
         sys.exit(f"error: --rate is {options.rate}: expected more than 0 requests per second")
+    for url in (options.http_url, options.grpc_url):
+        try:
+            parse_url(url)  # a gRPC channel that no user closes would keep this process from ending
+        except TritonError as error:
+            sys.exit(f"error: {error}")
     if not golden_folder(options).is_dir():
         sys.exit(
             f"error: no golden answer in {golden_folder(options)}: build the model, or correct --model or --repository"
@@ -46,10 +52,18 @@ def _(environment: Any, **_: Any) -> None:
 
 @events.quitting.add_listener
 def _(environment: Any, **_: Any) -> None:
-    total = environment.stats.total
-    if total.num_requests == 0:
-        print("error: no request was sent: raise -u, --rate or -t")
-    environment.process_exit_code = 1 if total.num_failures or not total.num_requests else 0
+    if isinstance(environment.runner, WorkerRunner):
+        return  # the master counts
+    options, stats = environment.parsed_options, environment.stats
+    idle = [one.request_type for one in environment.user_classes if not _sent(stats, options.model, one.request_type)]
+    for kind in idle:
+        print(f"error: no request was sent over {kind}: raise -u, --rate or -t")
+    broken = environment.runner is not None and environment.runner.exceptions
+    environment.process_exit_code = 1 if idle or broken or stats.total.num_failures else 0
+
+
+def _sent(stats: Any, model: str, request_type: str) -> int:
+    return int(stats.get(model, request_type).num_requests)
 
 
 def golden_folder(options: Any) -> Path:
@@ -70,7 +84,7 @@ class ModelUser(OpenLoopUser):
         self._check_every = max(1, options.check_every)
         self._asked = 0
         self._golden = Golden.read(golden_folder(options))
-        self._client = Client(self.url(options), connections=MAX_IN_FLIGHT)
+        self._client = Client(self.url(options), timeout=ANSWER_TIMEOUT, connections=MAX_IN_FLIGHT)
         self._model: Model = self._client.model(options.model)
         super().on_start()
 
