@@ -13,6 +13,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 import argparse
 import importlib
 import sys
+import traceback
 from pathlib import Path
 
 from model_build import BuildError, GateRefused, load_config
@@ -38,6 +39,13 @@ def main() -> int:
         return 3
     except (BuildError, OSError) as error:
         print(f"error: {label}: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:  # noqa: BLE001 - nobody should have to read a traceback to use this
+        log = Path("build") / arguments.model / f"{arguments.stage}-error.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(traceback.format_exc())
+        reason = " ".join(str(error).split())[:300]
+        print(f"error: {label}: unexpected {type(error).__name__}: {reason} (all of it: {log})", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{label}: interrupted; nothing half-written was kept", file=sys.stderr)

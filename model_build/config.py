@@ -67,10 +67,10 @@ class ExportConfig:
             7 <= self.opset <= TARGET.max_opset, "export.opset", self.opset, f"7 to {TARGET.max_opset}, {accepted}"
         )
         _require(
-            3 <= self.ir_version <= TARGET.max_ir_version,
+            4 <= self.ir_version <= TARGET.max_ir_version,
             "export.ir_version",
             self.ir_version,
-            f"3 to {TARGET.max_ir_version}, {accepted}",
+            f"4 to {TARGET.max_ir_version}, {accepted}",
         )
         _require(self.parity_atol > 0, "export.parity_atol", self.parity_atol, "more than 0")
 
@@ -149,7 +149,9 @@ def read_config(directory: Path, file: str, path: Path) -> ModelConfig:
     try:
         with initialize_config_dir(str(directory.absolute()), version_base="1.3"):
             composed = compose(file)
-        return cast(ModelConfig, OmegaConf.to_object(composed))
+        config = cast(ModelConfig, OmegaConf.to_object(composed))
+        _require(config.name == file, "name", config.name, f"{file}, the name of the file")
+        return config
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not YAML in UTF-8: {' '.join(str(error).split())}: correct it") from error
     except ConfigurationError as error:

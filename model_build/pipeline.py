@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -14,12 +13,15 @@ from pathlib import Path
 
 from dvc.exceptions import DvcException, ReproductionError
 from dvc.repo import Repo
+from dvc.rwlock import RWLockFileCorruptedError
 from dvc.stage.exceptions import StageCmdFailedError
 from dvc.utils.hydra import apply_overrides
 
-from model_build._errors import BuildError, ConfigurationError
+from model_build._errors import BuildError, ConfigurationError, DataError
 from model_build.config import CONFIG_DIRECTORY, load_config, read_config
 from model_build.files import write_file
+from model_build.recipe import Dataset, load_recipe
+from model_build.stages.layout import BuildFiles
 
 LAST_STAGE = "repository"
 
@@ -49,14 +51,16 @@ def build(workspace: Path, model: str, overrides: Sequence[str] = (), force: boo
     load_config(workspace, model)
     if overrides:
         override(workspace, model, overrides)
-    _remove_torn_lock(workspace)
     # Stages call `python`: the interpreter that runs this, whether or not its environment is activated.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    target = f"{LAST_STAGE}@{model}"
     try:
-        with Repo(str(workspace)) as repo:
-            ran = repo.reproduce(targets=[target], force=force)
-            return [str(stage.addressing) for stage in ran]
+        _forget_changed_data(workspace, model)
+        try:
+            return _reproduce(workspace, model, force)
+        except RWLockFileCorruptedError:
+            # Raised while DVC's own guard is held: a DVC that was killed left its list of locks cut off.
+            (workspace / ".dvc" / "tmp" / "rwlock").unlink()
+            return _reproduce(workspace, model, force)
     except ReproductionError as error:
         cause = error.__cause__
         # DVC keeps the stage's name and exit status in its messages only.
@@ -86,11 +90,20 @@ def override(workspace: Path, model: str, overrides: Sequence[str]) -> None:
             write_file(path, trial.read_bytes())
 
 
-def _remove_torn_lock(workspace: Path) -> None:
-    """Remove DVC's list of locks when a killed DVC left it cut off; it holds nothing of a DVC that lives."""
-    path = workspace / ".dvc" / "tmp" / "rwlock"
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            json.loads(path.read_text())
-        except ValueError:
-            path.unlink()
+def _reproduce(workspace: Path, model: str, force: bool) -> list[str]:
+    with Repo(str(workspace)) as repo:
+        return [str(stage.addressing) for stage in repo.reproduce(targets=[f"{LAST_STAGE}@{model}"], force=force)]
+
+
+def _forget_changed_data(workspace: Path, model: str) -> None:
+    """Remove the data set when the file or folder that `data.path` names is another than the one it was made of.
+
+    DVC knows the path from the configuration, and not what lies there.
+    """
+    config = load_config(workspace, model)
+    made = BuildFiles(workspace, model).data
+    if config.data.path and made.is_file():
+        with contextlib.suppress(DataError):
+            if Dataset.from_file(made).source_sha256 == load_recipe(config).source_sha256():
+                return
+        made.unlink()

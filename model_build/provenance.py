@@ -13,7 +13,10 @@ TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "scikit-learn")
 
 @dataclass(frozen=True)
 class Commit:
-    """A git commit; `dirty` when tracked files differ from it. Outside of git, `sha` is "unknown"."""
+    """A git commit; `dirty` when tracked files differ from it, other than those a build writes itself.
+
+    Outside of git, `sha` is "unknown".
+    """
 
     sha: str
     dirty: bool
@@ -24,7 +27,8 @@ class Commit:
         sha = _git(workspace, "rev-parse", "HEAD")
         if sha is None:
             return cls("unknown", False)
-        return cls(sha, bool(_git(workspace, "status", "--porcelain", "--untracked-files=no")))
+        written = (":!dvc.lock", ":!model_repository")
+        return cls(sha, bool(_git(workspace, "status", "--porcelain", "--untracked-files=no", "--", ".", *written)))
 
 
 def tool_versions() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -49,7 +50,7 @@ class Dataset:
         try:
             with np.load(path) as archive:
                 values: dict[str, Any] = {f.name: archive[f.name] for f in fields(cls)}
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} is no data set of Slipway ({error}): run `dvc repro`") from error
         return cls(**{**values, "source": str(values["source"]), "source_sha256": str(values["source_sha256"])})
 
@@ -72,6 +73,10 @@ class Recipe(ABC):
     @abstractmethod
     def load_data(self) -> Dataset:
         """Read and divide the examples; the same configuration gives the same division."""
+
+    @abstractmethod
+    def source_sha256(self) -> str:
+        """Hash of what `load_data` would read now, as in `Dataset.source_sha256`."""
 
     @abstractmethod
     def sample_files(self, dataset: Dataset) -> Mapping[str, bytes]:

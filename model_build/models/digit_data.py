@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def _idx_array(folder: Path, name: str, dimensions: int, digest: hashlib._Hash) 
         raise DataError(f"{folder} has neither {name} nor {name}.gz: expected MNIST's IDX files")
     try:
         content = plain.read_bytes() if plain.is_file() else gzip.decompress(packed.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{packed} cannot be unpacked ({error}): fetch it again") from error
     digest.update(content)
     head = 4 + 4 * dimensions

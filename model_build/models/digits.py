@@ -13,6 +13,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model_build._errors import DataError
 from model_build.models.digit_data import SIDE, Examples, read_examples
 from model_build.recipe import Dataset, Recipe
 
@@ -67,17 +68,18 @@ class Digits(Recipe):
         """Read scikit-learn's scans, IDX files or a Kaggle CSV, and divide them."""
         data = self.config.data
         examples = read_examples(Path(data.path) if data.path else None)
-        rest, test = (
-            _divide(examples.train, data.test_fraction, data.split_seed)
-            if examples.test is None
-            else (
-                examples.train,
-                examples.test,
-            )
-        )
-        share = data.validation_fraction / (1 - data.test_fraction)
+        if examples.test is None:
+            rest, test = _divide(examples.train, data.test_fraction, data.split_seed)
+            share = data.validation_fraction / (1 - data.test_fraction)
+        else:
+            rest, test, share = examples.train, examples.test, data.validation_fraction
         train, validation = _divide(rest, share, data.split_seed)
         return Dataset(*train, *validation, *test, source=examples.source, source_sha256=examples.sha256)
+
+    def source_sha256(self) -> str:
+        """Hash of the digits that `data.path` names."""
+        path = self.config.data.path
+        return read_examples(Path(path) if path else None).sha256
 
     def sample_files(self, dataset: Dataset) -> Mapping[str, bytes]:
         """The first held-out image of each digit, as 28x28 greyscale PNG."""
@@ -107,9 +109,14 @@ class Digits(Recipe):
 
 def _divide(part: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
     images, labels = part
-    rest, held, rest_labels, held_labels = train_test_split(
-        images, labels, test_size=fraction, random_state=seed, stratify=labels
-    )
+    try:
+        rest, held, rest_labels, held_labels = train_test_split(
+            images, labels, test_size=fraction, random_state=seed, stratify=labels
+        )
+    except ValueError as error:
+        raise DataError(
+            f"{len(labels)} examples cannot be divided by label ({error}): give more of each digit"
+        ) from error
     return (rest, rest_labels), (held, held_labels)
 
 

@@ -46,7 +46,7 @@ def export_onnx(network: nn.Module, recipe: Recipe, example: Floats, config: Exp
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
+        program = _export(
             network,
             (torch.from_numpy(example),),
             input_names=[recipe.input_name],
@@ -57,16 +57,33 @@ def export_onnx(network: nn.Module, recipe: Recipe, example: Floats, config: Exp
             dynamo=True,
             verbose=False,
         )
-    assert program is not None
     model = ir.to_proto(program.model)
     _forget_machine(model)
     model.ir_version = config.ir_version
     found = {entry.domain: entry.version for entry in model.opset_import}.get("")
     if found != config.opset:
         raise ExportError(f"PyTorch exported opset {found} where export.opset asks for {config.opset}: ask for {found}")
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(
+            f"the exported graph is not valid ONNX of IR version {config.ir_version}: {reason}"
+        ) from error
     content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+def _export(*arguments: Any, **options: Any) -> torch.onnx.ONNXProgram:
+    try:
+        program = torch.onnx.export(*arguments, **options)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(
+            f"PyTorch cannot export the network ({reason}): change what it names in the network"
+        ) from error
+    assert program is not None
+    return program
 
 
 def parity(network: nn.Module, content: bytes, inputs: Floats, allowed: float) -> float:

@@ -64,7 +64,7 @@ def run(workspace: Path, config: ModelConfig) -> str:
         mlflow.log_metrics({"best_validation_accuracy": curves[best].validation_accuracy})
         found = {"best_epoch": best + 1, "parameters": parameters, "curves": [vars(epoch) for epoch in curves]}
         write_files({files.training: json.dumps(found, indent=1).encode(), files.weights: save(state)})
-        tracking.remember_run(workspace, config.name, mlflow.active_run().info.run_id, sha256(files.weights))
+        mlflow.set_tag(tracking.WEIGHTS_TAG, sha256(files.weights))
     accuracy = curves[best].validation_accuracy
     return f"{parameters} parameters, best epoch {best + 1} of {len(curves)}, validation accuracy {accuracy:.4f}"
 
