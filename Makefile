@@ -24,10 +24,11 @@ lint: .venv/.complete ## ruff, mypy, shellcheck
 
 lock: ## Pin anew what .venv installs (needs uv on the PATH)
 	uv pip compile pyproject.toml --group dev --python-version 3.11 --no-emit-package slipway-client --no-header \
-	    --no-annotate | sed 's/+cpu$$//' > requirements.lock.tmp
-	mv requirements.lock.tmp requirements.lock
+	    --no-annotate --quiet --output-file requirements.lock.tmp
+	sed 's/+cpu$$//' requirements.lock.tmp > requirements.lock
+	rm requirements.lock.tmp
 
-clean: ## Remove both environments and everything built
+clean: ## Remove both environments and build/
 	rm -rf .venv .venv-triton build
 
 # Each environment is complete when its stamp is there: what an interrupted install left is begun anew.

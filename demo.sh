@@ -30,9 +30,11 @@ slipway predict digits build/digits/samples/7.png --url "grpc://127.0.0.1:$((por
 
 say "4. Stop: running requests finish, nothing is left behind"
 kill -TERM "$server"
-wait "$server"
+code=0
+wait "$server" || code=$?
 trap - EXIT
 tail -n 1 build/demo.out
+[ "$code" -eq 0 ] || exit "$code"
 
 say "Next"
 cat <<'TEXT'

@@ -49,7 +49,10 @@ def closed_loop(
         connection.sendall(request)
     under_way, length = in_flight, -1
     while under_way:
-        for number, _ in epoll.poll():
+        events = epoll.poll(30)
+        if not events:
+            raise RuntimeError(f"no answer to {under_way} requests within 30 s")
+        for number, _ in events:
             connection = connections[number]
             received = connection.recv(65536)
             # Answers to one and the same request are equally long; anything else takes the careful way.

@@ -48,7 +48,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         result = measure(arguments.rounds, arguments.seconds)
-    except ServingError as error:
+    except (ServingError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(json.dumps(result, indent=1) if arguments.json else _text(result))
@@ -57,6 +57,8 @@ def main() -> int:
 
 def measure(rounds: int, seconds: float) -> dict[str, Any]:
     """Alternate raw and served measurements; return every figure with its spread."""
+    if not ONNX.is_file():
+        raise ServingError(f"{ONNX} does not exist: run `slipway build {MODEL}` first")
     request, expected = _golden()
     rows: list[dict[str, float]] = []
     with _server() as server:

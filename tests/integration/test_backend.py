@@ -56,12 +56,27 @@ def text_model() -> onnx.ModelProto:
     )
 
 
+def sum_model() -> onnx.ModelProto:
+    """`total [1, 1]` over the whole batch: an output without a batch dimension."""
+    return graph(
+        [helper.make_node("ReduceSum", ["x"], ["total"], keepdims=1)],
+        {"x": (TensorProto.FLOAT, ["n", 1])},
+        {"total": (TensorProto.FLOAT, ["m", 1])},
+        {},
+    )
+
+
 def config(name: str, batch: int = 0, rest: str = "") -> str:
     head = f'name: "{name}" backend: "onnxruntime" max_batch_size: {batch}'
     return f"{head} instance_group {{ kind: KIND_CPU count: 1 }} {rest}"
 
 
 INDEX = {"index": np.array([[3]], np.int64)}
+SUMMED = {"x": np.array([[3]], np.float32)}
+TEXT_TENSORS = """
+input { name: "a" data_type: TYPE_STRING dims: [1] } input { name: "b" data_type: TYPE_STRING dims: [1] }
+output { name: "echo" data_type: TYPE_STRING dims: [1] } output { name: "both" data_type: TYPE_STRING dims: [1] }
+"""
 TEXT = {"a": np.array([["x"]], np.object_), "b": np.array([["y"]], np.object_)}
 BATCHING = "dynamic_batching { max_queue_delay_microseconds: 200000 }"
 
@@ -71,9 +86,10 @@ def models(tmp_path_factory: pytest.TempPathFactory, interpreter: ServerInterpre
     repository = tmp_path_factory.mktemp("backend") / "models"
     write_model(repository, "batched", gather_model(), config("batched", 8, BATCHING), INDEX)
     write_model(repository, "completed", gather_model(), 'backend: "onnxruntime"', INDEX)
-    write_model(repository, "text", text_model(), config("text", 4, BATCHING), TEXT)
+    write_model(repository, "text", text_model(), config("text", 4, BATCHING + TEXT_TENSORS), TEXT)
     several = config("several", 8).replace("count: 1", "count: 3")
     write_model(repository, "several", gather_model(), several, INDEX)
+    write_model(repository, "summed", sum_model(), config("summed", 8, BATCHING), SUMMED)
     with start(interpreter, repository, repository.parent / "triton.log") as server:
         server.wait_ready()
         yield server
@@ -113,6 +129,12 @@ def test_requests_of_different_sizes_in_one_batch_get_their_own_rows(models: Emb
         np.testing.assert_array_equal(answer["twice"], 2 * request["index"])
 
 
+def test_requests_to_a_graph_that_mixes_its_batch_are_run_alone(models: EmbeddedTriton) -> None:
+    requests = [{"x": np.array([[value]], np.float32)} for value in (1, 2, 4)]
+    answers = together(models, "summed", requests)
+    assert [answer["total"].item() for answer in answers] == [1, 2, 4]
+
+
 def test_only_the_requested_outputs_are_sent(models: EmbeddedTriton) -> None:
     with Client(models.options.grpc_url) as client:
         answer = client.model("batched").infer(INDEX, outputs=["twice"])
@@ -129,7 +151,7 @@ def test_a_configuration_without_tensors_is_completed_from_the_graph(models: Emb
 
 def test_text_goes_in_and_comes_out_as_utf8(models: EmbeddedTriton) -> None:
     texts = np.array([["Привет"], [""], ["🚢 line\n2"]], np.object_)
-    for url in (models.options.http_url, models.options.grpc_url):
+    for url in (models.options.http_url, models.options.grpc_url, f"local:{models.options.repository}"):
         with Client(url) as client:
             answer = client.model("text")(a=texts, b=np.array([["!"]] * 3))
         assert [value.decode() for value in answer["both"].ravel()] == ["Привет!", "!", "🚢 line\n2!"]

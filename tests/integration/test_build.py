@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ def test_the_repository_holds_what_triton_serves_and_a_manifest_of_it(built_work
     assert content["gate"]["value"] >= content["gate"]["minimum"] == 0.97
     assert content["gate"]["examples"] == 360
     head = run(built_workspace, "git", "rev-parse", "HEAD").strip()
-    assert content["git"]["commit"] == head
+    assert content["git"] == {"commit": head, "dirty": False}
     assert {"torch", "onnx", "onnxruntime", "python"} <= set(content["tools"])
     assert [line.strip() for line in (folder / "labels.txt").read_text().splitlines()] == list("0123456789")
 
@@ -93,6 +95,34 @@ def test_the_same_seed_gives_the_same_weights_in_another_folder_and_another_seed
     assert hashes(other) == hashes(built_workspace)
     assert ran(slipway(other, "build", "digits", "seed=4", "train.epochs=20")) == STAGES[1:]
     assert hashes(other)["1/model.onnx"] != hashes(built_workspace)["1/model.onnx"]
+
+
+def test_another_file_under_the_same_name_is_read_again(workspace: Path, tmp_path: Path) -> None:
+    header = ",".join(["label", *(f"pixel{i}" for i in range(784))])
+    pixels = np.random.default_rng(3).integers(0, 256, (200, 784))
+    lines = [",".join(map(str, [row % 10, *values])) for row, values in enumerate(pixels)]
+    path = tmp_path / "train.csv"
+    path.write_text("\n".join([header, *lines]))
+    quick = ["train.epochs=1", "gate.min_accuracy=0", f"data.path={path}"]
+    assert ran(slipway(workspace, "build", "digits", *quick)) == STAGES
+    assert ran(slipway(workspace, "build", "digits")) == []
+    path.write_text("\n".join([header, *lines[1:], lines[5]]))
+    assert ran(slipway(workspace, "build", "digits")) == STAGES
+
+
+def test_a_rebuild_of_known_weights_adds_to_the_run_that_trained_them(workspace: Path) -> None:
+    database = f"file:{workspace}/build/mlflow/mlflow.db?mode=ro"
+
+    def runs() -> list[tuple[str]]:
+        with closing(sqlite3.connect(database, uri=True)) as connection:
+            return connection.execute("select run_uuid from tags where key = 'slipway.weights_sha256'").fetchall()
+
+    before = runs()
+    assert len(before) == 1
+    assert ran(slipway(workspace, "build", "digits", "gate.golden_atol=0.0002")) == ["repository@digits"]
+    moved = runs()  # the copy of the workspace has a place of its own, and so a new run
+    assert ran(slipway(workspace, "build", "digits", "gate.golden_atol=0.0003")) == ["repository@digits"]
+    assert runs() == moved
 
 
 def test_a_model_below_the_gate_is_refused_and_the_old_one_stays(workspace: Path) -> None:

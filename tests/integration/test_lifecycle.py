@@ -141,6 +141,38 @@ def test_sigkill_of_everything_at_once_leaves_nothing_that_the_next_start_does_n
         assert command.leftovers() == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_stopping_while_models_load_says_so_and_leaves_nothing(workspace: Path, number: signal.Signals) -> None:
+    write_slow_model(workspace / "model_repository", steps=100)  # its golden answer takes seconds
+    command = Command(workspace, free_ports())
+    wait_for(lambda: any("tritonserver" in one.name() for one in command.family()), "Triton is started")
+    family = command.family()
+    command.process.send_signal(number)
+    assert command.process.wait(60) == 0
+    assert command.output.read_text().endswith("stopped before it was ready\n")
+    assert [process for process in family if process.is_running()] == []
+    assert command.leftovers() == []
+
+
+def test_two_servers_of_one_process_do_not_touch_each_other(workspace: Path, serve: Serve) -> None:
+    repository = workspace / "model_repository"
+    with serve(repository) as first:
+        first.wait_ready()
+        with serve(repository) as second:
+            second.wait_ready()
+            first.check_alive()
+            assert infer(second.options.http_url, "digits", workspace) == 200
+        assert infer(first.options.http_url, "digits", workspace) == 200
+
+
+def test_a_proxy_in_the_environment_is_not_asked_for_the_own_server(
+    workspace: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with serve(workspace / "model_repository") as server:
+        server.wait_ready(timeout=30)
+
+
 def test_triton_that_dies_by_itself_ends_the_command_with_a_line(workspace: Path) -> None:
     with serving(workspace) as command:
         next(process for process in command.family() if "tritonserver" in process.name()).kill()

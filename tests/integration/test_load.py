@@ -15,10 +15,10 @@ from tests.support import BIN, ROOT, environment, free_ports
 
 
 def locust(server: EmbeddedTriton, repository: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [f"{BIN}/locust", "-f", "loadtest/", *arguments, "--headless", "--csv", str(folder / "load")]
+    command = [f"{BIN}/locust", "-f", "loadtest/", "--headless", "--csv", str(folder / "load")]
     where = ["--http-url", server.options.http_url, "--grpc-url", server.options.grpc_url]
     return subprocess.run(
-        [*command, *where, "--repository", str(repository)],
+        [*command, *where, "--repository", str(repository), *arguments],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
@@ -72,7 +72,7 @@ def test_a_run_that_sent_nothing_fails(server: EmbeddedTriton, built_workspace: 
     repository = built_workspace / "model_repository"
     result = locust(server, repository, tmp_path, "-u", "1", "-t", "1s", "--rate", "0.001")
     assert result.returncode == 1
-    assert "error: no request was sent: raise -u, --rate or -t" in result.stdout
+    assert "error: no request was sent over grpc: raise -u, --rate or -t" in result.stdout
 
 
 def test_a_server_that_is_away_fails_the_run_and_the_process_ends(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import threading
 import urllib.request
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from slipway_client import Client, InvalidInput, ModelNotFound
+from slipway_client import Client, ConnectError, InvalidInput, ModelNotFound, ServerError
 
 from serving import EmbeddedTriton
 from tests.support import error_lines, slipway
@@ -93,6 +94,33 @@ def test_what_the_server_refuses_is_an_error_of_its_own_class(server: EmbeddedTr
             client.model("digits", version=7)(image=0)
         with pytest.raises(InvalidInput, match=r"expected FP32 \[n, 1, 28, 28\], got FP32 \[1, 1, 32, 32\]"):
             client.model("digits")(image=np.zeros((1, 1, 32, 32), np.float32))
+
+
+def test_http_to_the_grpc_port_says_so(server: EmbeddedTriton) -> None:
+    with (
+        Client(f"http://127.0.0.1:{server.options.grpc_port}") as client,
+        pytest.raises(ConnectError, match=r"does not speak HTTP .* is it the gRPC port"),
+    ):
+        client.model("digits")(image=0)
+
+
+@pytest.mark.parametrize("body", [b"<html></html>", b"[]", b"{}"])
+def test_a_web_server_that_is_no_triton_is_a_server_error(body: bytes) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        with (
+            Client(f"http://127.0.0.1:{web.server_port}") as client,
+            pytest.raises(ServerError, match="answers, and not as a Triton does"),
+        ):
+            client.model("digits")(image=0)
+        web.shutdown()
 
 
 def test_metrics_count_the_inferences(server: EmbeddedTriton, built_workspace: Path) -> None:

@@ -62,7 +62,7 @@ def test_files_that_the_readme_and_the_docs_link_to_exist() -> None:
 
 
 def test_outside_of_a_workspace_each_command_says_where_to_go(tmp_path: Path) -> None:
-    for arguments in (["build", "digits"], ["serve"], ["predict", "digits", "x.png"]):
+    for arguments in (["build", "digits"], ["serve"], ["predict", "digits", "x.png", "--local"]):
         result = slipway(tmp_path, *arguments)
         assert result.returncode == 1
         assert error_lines(result) == [

@@ -110,7 +110,7 @@ def test_waiting_says_what_was_not_ready() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://localhost", "http://", "http://h:port", "http://h/v2", "local:"]
+    "url", ["localhost:8000", "ftp://localhost", "http://", "http://h:port", "http://h/v2", "local:", "http://[::1"]
 )
 def test_a_url_of_another_form_is_refused_with_the_forms_there_are(url: str) -> None:
     with pytest.raises(TritonError, match="expected http://host:port, grpc://host:port or local:path"):
@@ -138,6 +138,16 @@ def test_images_become_scaled_arrays_and_are_not_resized(tmp_path: Path) -> None
     Image.new("L", (4, 4)).save(tmp_path / "large.png")
     with pytest.raises(InvalidInput, match=r"large\.png: expected 2 x 3 pixels, 1 channel .* got \[1, 4, 4\]"):
         read_image(tmp_path / "large.png", tensor)
+
+
+def test_images_whose_brightness_would_be_read_wrongly_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((2, 3), 40000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(InvalidInput, match=r"deep\.png: expected an image of 8 bits a channel, got one of mode I;16"):
+        read_image(tmp_path / "deep.png", TensorSpec("image", "FP32", (-1, 1, 2, 3)))
+    with (tmp_path / "archive.npy").open("wb") as file:
+        np.savez(file, a=np.zeros(3))
+    with pytest.raises(InvalidInput, match="an archive of several"):
+        read_image(tmp_path / "archive.npy", TensorSpec("image", "FP32", (-1, 1, 2, 3)))
 
 
 @pytest.mark.parametrize("name", ["text.png", "text.npy", "absent.png", "absent.npy"])

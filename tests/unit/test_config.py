@@ -43,10 +43,11 @@ def test_an_unknown_model_is_refused_with_the_names_there_are(workspace: Path) -
         ("epochs: 30", "epochs: many", "train.epochs.*Integer"),
         ("epochs: 30", "epochs: 0", "train.epochs is 0: expected 1 or more"),
         ("opset: 20", "opset: 27", "export.opset is 27: expected 7 to 26, that Triton 26.08"),
-        ("ir_version: 10", "ir_version: 14", "export.ir_version is 14: expected 3 to 13"),
+        ("ir_version: 10", "ir_version: 14", "export.ir_version is 14: expected 4 to 13"),
         ("min_accuracy: 0.97", "min_accuracy: 97", "gate.min_accuracy is 97.0: expected 0 to 1"),
         ("test_fraction: 0.2", "test_fraction: 0.9", "less than 1"),
         ("name: digits", "name: [digits", "digits.yaml"),
+        ("name: digits", "name: numbers", "name is numbers: expected digits, the name of the file"),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_its_key(workspace: Path, old: str, new: str, message: str) -> None:

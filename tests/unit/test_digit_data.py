@@ -101,6 +101,22 @@ def test_idx_files_that_are_missing_cut_off_or_of_different_lengths_are_refused(
         read_examples(tmp_path)
 
 
+def test_too_few_digits_to_divide_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("\n".join(csv_text().splitlines()[:4]))
+    config = load_config(ROOT, "digits")
+    config.data.path = str(tmp_path / "train.csv")
+    with pytest.raises(DataError, match=r"3 examples cannot be divided by label .* give more of each digit"):
+        load_recipe(config).load_data()
+
+
+def test_a_packed_file_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    write_idx(tmp_path, packed=True)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:30] + b"damage" + path.read_bytes()[36:])
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        read_examples(tmp_path)
+
+
 def test_a_path_that_does_not_exist_is_refused() -> None:
     with pytest.raises(DataError, match="does not exist: expected a Kaggle CSV file or a folder"):
         read_examples(Path("/nowhere/train.csv"))

@@ -25,6 +25,9 @@ from tests.support import write_manifest
 def repository(tmp_path: Path) -> Path:
     folder = tmp_path / "repository" / "digits"
     (folder / "1").mkdir(parents=True)
+    (folder / "golden").mkdir()
+    (folder / "golden" / "request.json").write_text("{}")
+    (folder / "golden" / "response.json").write_text("{}")
     (folder / "1" / "model.onnx").write_bytes(b"weights of a model")
     (folder / "config.pbtxt").write_text('name: "digits"\n')
     write_manifest(folder)
@@ -45,6 +48,23 @@ def test_one_changed_byte_is_refused_with_the_file_and_the_remedy(repository: Pa
 def test_a_missing_weight_file_is_refused(repository: Path) -> None:
     (repository / "digits" / "1" / "model.onnx").unlink()
     with pytest.raises(RepositoryError, match=r"model 'digits' lacks .*1/model.onnx: run `slipway build digits`"):
+        verified_models(repository)
+
+
+@pytest.mark.parametrize("name", ["2/model.onnx", "configs/h100.pbtxt"])
+def test_a_file_that_triton_would_take_and_no_manifest_lists_is_refused(repository: Path, name: str) -> None:
+    path = repository / "digits" / name
+    path.parent.mkdir()
+    path.write_bytes(b"another model")
+    with pytest.raises(RepositoryError, match=rf"{name} is in no manifest and would be served: remove it"):
+        verified_models(repository)
+
+
+def test_a_manifest_that_lists_no_golden_answer_is_refused(repository: Path) -> None:
+    for name in ("request.json", "response.json"):
+        (repository / "digits" / "golden" / name).unlink()
+    write_manifest(repository / "digits")
+    with pytest.raises(RepositoryError, match=r"does not list \['golden/request.json', 'golden/response.json'\]"):
         verified_models(repository)
 
 
@@ -81,6 +101,7 @@ def fake_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: st
     path = tmp_path / "python"
     path.write_text(f"#!{sys.executable}\n{answer}\n")
     path.chmod(0o755)
+    (tmp_path / "python3").symlink_to(path)
     monkeypatch.setenv("SLIPWAY_TRITON_PYTHON", str(path))
 
 
@@ -105,6 +126,13 @@ def test_an_environment_that_cannot_run_triton_is_refused(
 ) -> None:
     fake_interpreter(tmp_path, monkeypatch, answer)
     with pytest.raises(InterpreterError, match=message):
+        find_interpreter(tmp_path)
+
+
+def test_an_interpreter_that_triton_would_not_take_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_interpreter(tmp_path, monkeypatch, facts())
+    (tmp_path / "python3").unlink()
+    with pytest.raises(InterpreterError, match=r"python3 that comes first on the PATH: name an environment"):
         find_interpreter(tmp_path)
 
 
