@@ -46,10 +46,10 @@ def make_workspace(folder: Path) -> Path:
     (folder / ".venv-triton").symlink_to(ROOT / ".venv-triton")
     commands: list[list[str]] = [
         ["git", "init", "-q"],
-        ["git", "add", "-A"],
-        ["git", "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "-qm", "workspace"],
         [f"{BIN}/dvc", "init", "-q"],
         [f"{BIN}/dvc", "config", "core.analytics", "false"],
+        ["git", "add", "-A"],
+        ["git", "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "-qm", "workspace"],
     ]
     for command in commands:
         subprocess.run(command, cwd=folder, check=True, env=environment())
