@@ -23,7 +23,7 @@ from model_build.files import write_file
 from model_build.recipe import Dataset, load_recipe
 from model_build.stages.layout import BuildFiles
 
-LAST_STAGE = "repository"
+FIRST_STAGE, LAST_STAGE = "data", "repository"
 
 
 class StageFailed(BuildError):
@@ -54,7 +54,6 @@ def build(workspace: Path, model: str, overrides: Sequence[str] = (), force: boo
     # Stages call `python`: the interpreter that runs this, whether or not its environment is activated.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     try:
-        _forget_changed_data(workspace, model)
         try:
             return _reproduce(workspace, model, force)
         except RWLockFileCorruptedError:
@@ -92,18 +91,22 @@ def override(workspace: Path, model: str, overrides: Sequence[str]) -> None:
 
 def _reproduce(workspace: Path, model: str, force: bool) -> list[str]:
     with Repo(str(workspace)) as repo:
-        return [str(stage.addressing) for stage in repo.reproduce(targets=[f"{LAST_STAGE}@{model}"], force=force)]
+        ran = []
+        if not force and _data_changed(workspace, model):
+            ran = repo.reproduce(targets=[f"{FIRST_STAGE}@{model}"], force=True, single_item=True)
+        ran += repo.reproduce(targets=[f"{LAST_STAGE}@{model}"], force=force)
+        return [str(stage.addressing) for stage in ran]
 
 
-def _forget_changed_data(workspace: Path, model: str) -> None:
-    """Remove the data set when the file or folder that `data.path` names is another than the one it was made of.
+def _data_changed(workspace: Path, model: str) -> bool:
+    """Whether the file or folder that `data.path` names is another than the one the data set was made of.
 
     DVC knows the path from the configuration, and not what lies there.
     """
     config = load_config(workspace, model)
     made = BuildFiles(workspace, model).data
-    if config.data.path and made.is_file():
-        with contextlib.suppress(DataError):
-            if Dataset.from_file(made).source_sha256 == load_recipe(config).source_sha256():
-                return
-        made.unlink()
+    if not config.data.path or not made.is_file():
+        return False
+    with contextlib.suppress(DataError):
+        return Dataset.from_file(made).source_sha256 != load_recipe(config).source_sha256()
+    return True
