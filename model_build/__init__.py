@@ -1,7 +1,9 @@
-"""PyTorch to a model repository: data, training, export, gate. The stages of `dvc.yaml`."""
+"""PyTorch to a model repository: data, training, export, gate. The stages of `dvc.yaml`.
+
+Only the errors are here: `python -m model_build` imports this before it can answer Ctrl-C with a line.
+"""
 
 from model_build._errors import BuildError, ConfigurationError, DataError, ExportError, GateRefused
-from model_build.config import ModelConfig, configured_models, load_config
 
 __all__ = [
     "BuildError",
@@ -9,7 +11,4 @@ __all__ = [
     "DataError",
     "ExportError",
     "GateRefused",
-    "ModelConfig",
-    "configured_models",
-    "load_config",
 ]

@@ -16,7 +16,8 @@ import sys
 import traceback
 from pathlib import Path
 
-from model_build import BuildError, GateRefused, load_config
+from model_build import BuildError, GateRefused
+from model_build.config import load_config
 
 STAGES = ("data", "train", "export", "repository")
 
@@ -29,10 +30,10 @@ def main() -> int:
     arguments = parser.parse_args()
     label = f"{arguments.stage}@{arguments.model}"
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         workspace = Path.cwd()
         config = load_config(workspace, arguments.model)
         stage = importlib.import_module(f"model_build.stages.{arguments.stage}")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         print(f"{label}: {stage.run(workspace, config)}", file=sys.stderr)
     except GateRefused as error:
         print(f"error: {label}: {error}", file=sys.stderr)

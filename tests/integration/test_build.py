@@ -241,7 +241,7 @@ def test_a_build_killed_in_any_stage_changes_nothing_served_and_ends_the_same_wh
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    wait_for(lambda: stage in stage_of(process), f"stage {stage} runs")
+    wait_for(lambda: at_work(process, stage), f"stage {stage} is at work")
     kill(process)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors.decode()
@@ -254,14 +254,38 @@ def test_a_build_killed_in_any_stage_changes_nothing_served_and_ends_the_same_wh
     assert list(workspace.rglob("*.tmp")) == []
 
 
-def stage_of(process: subprocess.Popen[bytes]) -> str:
-    """Name of the stage that runs below this process."""
+def test_ctrl_c_while_a_stage_still_imports_ends_it_without_a_traceback(built_workspace: Path) -> None:
+    process = subprocess.Popen(
+        [f"{BIN}/python", "-m", "model_build", "train", "digits"],
+        cwd=built_workspace,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    wait_for(lambda: has_loaded(process.pid, "/yaml/_yaml"), "the stage imports")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (-signal.SIGINT, b"")
+
+
+def at_work(process: subprocess.Popen[bytes], stage: str) -> bool:
+    """Whether this stage runs below the process, past its imports."""
     assert process.poll() is None
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
-            command = child.cmdline()
+            if child.cmdline()[1:4] == ["-m", "model_build", stage]:
+                return answers_ctrl_c(child.pid) and has_loaded(child.pid, "libtorch")
         except psutil.Error:
             continue
-        if "model_build" in command:
-            return command[command.index("model_build") + 1]
-    return ""
+    return False
+
+
+def has_loaded(pid: int, library: str) -> bool:
+    """Whether the process has mapped a library with this in its path."""
+    return library in Path(f"/proc/{pid}/maps").read_text()
+
+
+def answers_ctrl_c(pid: int) -> bool:
+    """Whether the process catches SIGINT, by the bit mask that Linux shows of it."""
+    caught = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:\t")[2].split()[0]
+    return bool(int(caught, 16) & 1 << signal.SIGINT - 1)

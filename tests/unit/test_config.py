@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from model_build import ConfigurationError, configured_models, load_config
+from model_build import ConfigurationError
+from model_build.config import configured_models, load_config
 from model_build.pipeline import override
 from tests.support import ROOT
 

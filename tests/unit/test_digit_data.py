@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from model_build import DataError, load_config
+from model_build import DataError
+from model_build.config import load_config
 from model_build.models.digit_data import read_examples
 from model_build.recipe import Dataset, load_recipe
 from tests.support import ROOT

@@ -12,7 +12,8 @@ import torch
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from model_build import ExportError, ModelConfig, load_config
+from model_build import ExportError
+from model_build.config import ModelConfig, load_config
 from model_build.recipe import load_recipe
 from model_build.stages.export import export_onnx, parity
 from model_build.triton_config import cpu_config, gpu_config

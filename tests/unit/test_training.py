@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from model_build import BuildError, load_config
+from model_build import BuildError
+from model_build.config import load_config
 from model_build.recipe import Dataset, Recipe, load_recipe
 from model_build.stages.train import _fit, _make_deterministic
 from tests.support import ROOT
