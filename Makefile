@@ -16,11 +16,13 @@ demo: env ## Build a model, serve it with the embedded Triton, ask it, stop
 test: env ## Unit tests (no server) and integration tests (the embedded Triton)
 	$(BIN)/python -m pytest tests/unit tests/integration
 
-lint: .venv/.complete ## ruff, mypy, shellcheck
+lint: .venv/.complete ## ruff, mypy, shellcheck, hadolint, Helm's linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/shellcheck demo.sh .ci/run
+	$(BIN)/hadolint serving/*.Dockerfile loadtest/Dockerfile
+	$(BIN)/python charts/lint.py
 
 lock: ## Pin anew what .venv installs (needs uv on the PATH)
 	uv pip compile pyproject.toml --group dev --python-version 3.11 --no-emit-package slipway-client --no-header \
@@ -43,7 +45,7 @@ clean: ## Remove both environments and build/
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e client -e .
 	@touch $@
 
-.venv-triton/.complete: serving/requirements.txt
+.venv-triton/.complete: serving/requirements.txt serving/requirements-models.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	    || { echo "error: Python 3.11 is needed and '$(PYTHON)' is another: pass PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv --clear .venv-triton

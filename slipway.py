@@ -159,6 +159,40 @@ def _print_endpoints(server: Any) -> None:
 
 
 @app.command()
+def push(
+    remote: Annotated[str | None, typer.Option(help="Name of a DVC remote [default: DVC's default remote]")] = None,
+) -> None:
+    """Send the weights that dvc.lock names to the DVC remote, from which the cluster pulls them."""
+    with one_line_errors():
+        from serving import ServingError
+        from serving.release import push as run
+
+        try:
+            with err.status("Sending weights"):
+                release, sent = run(workspace(), remote)
+        except (ServingError, OSError) as error:
+            raise Failure(str(error)) from error
+        what = f"sent {sent} objects" if sent else "everything was there already"
+        out.print(f"pushed revision {release.revision[:12]} ({', '.join(release.models)}): {what}")
+
+
+@app.command()
+def release() -> None:
+    """Print the Helm values that pin this workspace's weights: `slipway release > release.yaml`."""
+    with one_line_errors():
+        from model_build.provenance import Commit
+        from serving import ServingError
+        from serving.release import helm_values, read
+
+        root = workspace()
+        try:
+            values = helm_values(read(root), str(Commit.of(root)))
+        except (ServingError, OSError) as error:
+            raise Failure(str(error)) from error
+        out.print(values, end="", markup=False)
+
+
+@app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
     files: Annotated[list[Path], typer.Argument(help="Images (PNG, JPEG, ...) or arrays (.npy), one example each.")],

@@ -21,6 +21,9 @@ class Commit:
     sha: str
     dirty: bool
 
+    def __str__(self) -> str:
+        return self.sha + (" with changes" if self.dirty else "")
+
     @classmethod
     def of(cls, workspace: Path) -> Commit:
         """The commit that `workspace` is at."""

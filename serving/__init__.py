@@ -3,11 +3,14 @@
 from serving._errors import (
     GoldenMismatch,
     InterpreterError,
+    LockError,
     PortTaken,
+    PushError,
     RepositoryError,
     ServerDied,
     ServingError,
     StartError,
+    WeightsError,
 )
 from serving._golden import GoldenResult, ask_golden, compare_golden
 from serving._interpreter import ServerInterpreter, check_glibc, find_interpreter
@@ -19,7 +22,9 @@ __all__ = [
     "GoldenMismatch",
     "GoldenResult",
     "InterpreterError",
+    "LockError",
     "PortTaken",
+    "PushError",
     "RepositoryError",
     "ServedModel",
     "ServerDied",
@@ -27,6 +32,7 @@ __all__ = [
     "ServerOptions",
     "ServingError",
     "StartError",
+    "WeightsError",
     "ask_golden",
     "check_glibc",
     "compare_golden",

@@ -6,7 +6,10 @@ ServingError
 ├── PortTaken            something listens where the server should
 ├── StartError           Triton ended, or a model failed to load, before the server was ready
 ├── GoldenMismatch       a model loaded and does not give the answer it was built with
-└── ServerDied           Triton ended by itself while it should serve
+├── ServerDied           Triton ended by itself while it should serve
+├── LockError            a dvc.lock that names no model
+├── WeightsError         the weights of a release cannot be had, or are not those that were built
+└── PushError            the weights did not reach the store
 """
 
 
@@ -36,3 +39,15 @@ class GoldenMismatch(ServingError):
 
 class ServerDied(ServingError):
     """Triton ended by itself while it should serve."""
+
+
+class LockError(ServingError):
+    """A dvc.lock that names no model."""
+
+
+class WeightsError(ServingError):
+    """The weights of a release cannot be had, or are not those that were built."""
+
+
+class PushError(ServingError):
+    """The weights did not reach the store."""

@@ -1,0 +1,109 @@
+"""What `dvc.lock` says of the model repository: every file, its size and its md5, DVC's own content address."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serving._errors import LockError
+
+REPOSITORY = "model_repository"
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file or, where the md5 ends in `.dir`, a folder that a stage makes."""
+
+    path: str
+    md5: str
+    size: int
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the md5 is that of a listing."""
+        return self.md5.endswith(".dir")
+
+
+@dataclass(frozen=True)
+class Release:
+    """One dvc.lock: the revision that names it, the stages that make models, and what they make.
+
+    Attributes:
+        revision: sha256 of dvc.lock, as hexadecimal digits.
+        stages: names of the stages with outputs in the model repository.
+        outputs: those outputs.
+    """
+
+    revision: str
+    stages: list[str]
+    outputs: list[Output]
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models."""
+        return sorted({Path(output.path).parts[1] for output in self.outputs})
+
+    @classmethod
+    def read(cls, lock: Path) -> Release:
+        """Read a dvc.lock.
+
+        Raises:
+            LockError: it is absent, is not DVC's, or has no model in it.
+        """
+        try:
+            content = lock.read_bytes()
+            stages: dict[str, Any] = yaml.safe_load(content)["stages"]
+            made = {name: list(_outputs(stage)) for name, stage in stages.items()}
+        except FileNotFoundError as error:
+            raise LockError(f"{lock} does not exist: build a model first, with `slipway build MODEL`") from error
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+            raise LockError(f"{lock} is not a lock file of DVC ({type(error).__name__}: {error})") from error
+        outputs = [output for several in made.values() for output in several]
+        if not outputs:
+            raise LockError(f"{lock} names no file of {REPOSITORY}/: build a model first, with `slipway build MODEL`")
+        return cls(hashlib.sha256(content).hexdigest(), [name for name, several in made.items() if several], outputs)
+
+
+def _outputs(stage: dict[str, Any]) -> Iterator[Output]:
+    for out in stage.get("outs", []):
+        if str(out["path"]).startswith(f"{REPOSITORY}/"):
+            yield Output(str(out["path"]), str(out["md5"]), int(out["size"]))
+
+
+def listing(content: bytes) -> dict[str, str]:
+    """The files of a folder, with the md5 of each: DVC's `.dir` object."""
+    return {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(content)}
+
+
+def md5(path: Path) -> str:
+    """DVC's hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def folder_md5(folder: Path) -> str:
+    """DVC's hash of a folder: that of its listing, sorted by path."""
+    entries = [
+        {"md5": md5(path), "relpath": path.relative_to(folder).as_posix()}
+        for path in folder.rglob("*")
+        if path.is_file()
+    ]
+    entries.sort(key=lambda entry: entry["relpath"])
+    return hashlib.md5(json.dumps(entries).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def changed(root: Path, outputs: list[Output]) -> list[str]:
+    """Paths of the outputs that are absent below `root`, or hold other bytes than the lock says."""
+    return [output.path for output in outputs if not _is_as_locked(root / output.path, output)]
+
+
+def _is_as_locked(path: Path, output: Output) -> bool:
+    if output.is_folder:
+        return path.is_dir() and folder_md5(path) == output.md5
+    return path.is_file() and path.stat().st_size == output.size and md5(path) == output.md5
