@@ -1,0 +1,113 @@
+{{- define "slipway.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "slipway.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "slipway.name" . -}}
+{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "slipway.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "slipway.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "slipway.labels" -}}
+{{ include "slipway.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- /* An image reference: the digest, where there is one, is what is pulled. Takes the image and the root. */ -}}
+{{- define "slipway.image" -}}
+{{- $tag := default (index . 1).Chart.AppVersion (index . 0).tag -}}
+{{- with index . 0 -}}
+{{ .repository }}:{{ $tag }}{{ with .digest }}@{{ . }}{{ end }}
+{{- end -}}
+{{- end -}}
+
+{{- /* What Pod Security "restricted" asks for, and a root filesystem that cannot be written to. */ -}}
+{{- define "slipway.podSecurity" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 1000
+  runAsGroup: 1000
+  fsGroup: 1000
+  seccompProfile:
+    type: RuntimeDefault
+{{- end -}}
+
+{{- define "slipway.containerSecurity" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+terminationMessagePolicy: FallbackToLogsOnError
+{{- end -}}
+
+{{- /* The init container that makes /models/<revision>, or ends with one sentence in its termination message. */ -}}
+{{- define "slipway.weightsContainer" -}}
+- name: weights
+  image: {{ include "slipway.image" (list .Values.weights.image .) }}
+  imagePullPolicy: {{ .Values.weights.image.pullPolicy }}
+  {{- include "slipway.containerSecurity" . | nindent 2 }}
+  env:
+    - name: HOME
+      value: /tmp
+    - name: SLIPWAY_REVISION
+      value: {{ .Values.weights.revision | quote }}
+    - name: SLIPWAY_REMOTE_URL
+      value: {{ .Values.weights.remote.url | quote }}
+    - name: SLIPWAY_REMOTE_ENDPOINT_URL
+      value: {{ .Values.weights.remote.endpointUrl | quote }}
+    - name: SLIPWAY_REMOTE_REGION
+      value: {{ .Values.weights.remote.region | quote }}
+    - name: SLIPWAY_PULL_TIMEOUT
+      value: {{ .Values.weights.timeoutSeconds | quote }}
+  {{- with .Values.weights.remote.existingSecret }}
+  envFrom:
+    - secretRef:
+        name: {{ . }}
+  {{- end }}
+  volumeMounts:
+    - name: weights
+      mountPath: /models
+    - name: tmp
+      mountPath: /tmp
+  resources:
+    {{- toYaml .Values.weights.resources | nindent 4 }}
+{{- end -}}
+
+{{- define "slipway.weightsVolumes" -}}
+- name: weights
+  {{- if .Values.weights.volume }}
+  {{- toYaml .Values.weights.volume | nindent 2 }}
+  {{- else }}
+  emptyDir:
+    sizeLimit: {{ .Values.weights.volumeSize }}
+  {{- end }}
+- name: tmp
+  emptyDir: {}
+{{- end -}}
+
+{{- /* What the values must be beyond their types, each with a sentence that says what to do. */ -}}
+{{- define "slipway.check" -}}
+{{- if not .Values.weights.revision -}}
+{{- fail "\nweights.revision is not set: write it with `slipway release > release.yaml` and pass `-f release.yaml`" -}}
+{{- end -}}
+{{- if not .Values.weights.remote.url -}}
+{{- fail "\nweights.remote.url is not set: pass the DVC remote that `slipway push` filled, for example s3://bucket/prefix" -}}
+{{- end -}}
+{{- $need := add .Values.server.preStopSeconds .Values.server.exitTimeoutSeconds 5 | int -}}
+{{- if lt (int .Values.server.terminationGracePeriodSeconds) $need -}}
+{{- fail (printf "\nserver.terminationGracePeriodSeconds is %d and must be at least %d (preStopSeconds + exitTimeoutSeconds + 5): Kubernetes would kill a pod that still answers" (int .Values.server.terminationGracePeriodSeconds) $need) -}}
+{{- end -}}
+{{- end -}}
