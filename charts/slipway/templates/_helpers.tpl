@@ -53,6 +53,13 @@ securityContext:
 terminationMessagePolicy: FallbackToLogsOnError
 {{- end -}}
 
+{{- /* What `helm test` runs: Helm prints its log; one that failed stays for an hour, to be looked at. */ -}}
+{{- define "slipway.testHook" -}}
+helm.sh/hook: test
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+helm.sh/hook-output-log-policy: hook-succeeded,hook-failed
+{{- end -}}
+
 {{- /* The init container that makes /models/<revision>, or ends with one sentence in its termination message. */ -}}
 {{- define "slipway.weightsContainer" -}}
 - name: weights
