@@ -177,16 +177,21 @@ def push(
 
 
 @app.command()
-def release() -> None:
+def release(
+    images: Annotated[
+        Path | None, typer.Option(help="What `skaffold build --file-output=FILE` wrote: pins the images too.")
+    ] = None,
+) -> None:
     """Print the Helm values that pin this workspace's weights: `slipway release > release.yaml`."""
     with one_line_errors():
         from model_build.provenance import Commit
         from serving import ServingError
-        from serving.release import helm_values, read
+        from serving.release import helm_values, read, read_images
 
         root = workspace()
         try:
-            values = helm_values(read(root), str(Commit.of(root)))
+            built = read_images(images) if images else {}
+            values = helm_values(read(root), str(Commit.of(root)), built)
         except (ServingError, OSError) as error:
             raise Failure(str(error)) from error
         out.print(values, end="", markup=False)

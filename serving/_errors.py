@@ -9,7 +9,8 @@ ServingError
 ├── ServerDied           Triton ended by itself while it should serve
 ├── LockError            a dvc.lock that names no model
 ├── WeightsError         the weights of a release cannot be had, or are not those that were built
-└── PushError            the weights did not reach the store
+├── PushError            the weights did not reach the store
+└── ReleaseError         what a release is made of is not there
 """
 
 
@@ -51,3 +52,7 @@ class WeightsError(ServingError):
 
 class PushError(ServingError):
     """The weights did not reach the store."""
+
+
+class ReleaseError(ServingError):
+    """What a release is made of is not there."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from serving._errors import LockError, PushError
+import yaml
+
+from serving._errors import LockError, PushError, ReleaseError
 from serving._lock import Release, changed, md5
 
 LOCK = "dvc.lock"
@@ -103,10 +106,55 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def helm_values(release: Release, commit: str) -> str:
-    """The Helm values that pin a release, as YAML."""
-    return (
-        f"# {', '.join(release.models)}; commit {commit}\n"
-        "weights:\n"
-        f'  revision: "{release.revision}" # sha256 of {LOCK}\n'
-    )
+# Where the chart takes each image of skaffold.yaml.
+IMAGE_VALUES = {
+    "slipway-cpu": "server",
+    "slipway-gpu": "gpu",
+    "slipway-loadtest": "loadtest",
+    "slipway-weights": "weights",
+}
+
+
+class _Text(str):
+    """A string in quotation marks: to Helm's YAML a hash such as 12e34 is a number."""
+
+
+yaml.SafeDumper.add_representer(_Text, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, '"'))
+
+
+def read_images(file: Path) -> dict[str, str]:
+    """References by image name, from what `skaffold build --file-output=FILE` wrote.
+
+    Raises:
+        ReleaseError: the file is absent, is not skaffold's, or names none of the chart's images.
+    """
+    try:
+        builds = json.loads(file.read_text())["builds"]
+        # With a default repository the names are its own: registry.example.com/ml/slipway-cpu.
+        images = {str(build["imageName"]).rpartition("/")[2]: str(build["tag"]) for build in builds}
+    except FileNotFoundError as error:
+        raise ReleaseError(f"{file} does not exist: run `skaffold build --file-output={file}`") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReleaseError(f"{file} is not what `skaffold build --file-output={file}` writes ({error!r})") from error
+    known = {name: reference for name, reference in images.items() if name in IMAGE_VALUES}
+    if "slipway-weights" not in known:
+        raise ReleaseError(f"{file} names no slipway-weights: run `skaffold build --file-output={file}` in this folder")
+    return known
+
+
+def helm_values(release: Release, commit: str, images: dict[str, str]) -> str:
+    """The Helm values that pin a release, as YAML: its revision and the images it was built with."""
+    values: dict[str, Any] = {"weights": {"revision": _Text(release.revision)}}
+    for name, reference in sorted(images.items()):
+        values.setdefault(IMAGE_VALUES[name], {})["image"] = _image(reference)
+    if "slipway-gpu" in images:
+        values["gpu"]["enabled"] = True
+    return f"# {', '.join(release.models)}; commit {commit}\n" + yaml.safe_dump(values, sort_keys=False)
+
+
+def _image(reference: str) -> dict[str, str]:
+    """Repository, tag and digest; the port of a registry is no tag."""
+    name, _, digest = reference.partition("@")
+    folder, slash, last = name.rpartition("/")
+    last, _, tag = last.partition(":")
+    return {"repository": f"{folder}{slash}{last}", "tag": _Text(tag), "digest": digest}
