@@ -3,10 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help env demo test lint lock clean
+.PHONY: help env demo test e2e lint lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
 
 env: .venv/.complete .venv-triton/.complete ## Make both environments: tools (.venv) and server (.venv-triton)
 
@@ -15,6 +15,9 @@ demo: env ## Build a model, serve it with the embedded Triton, ask it, stop
 
 test: env ## Unit tests (no server) and integration tests (the embedded Triton)
 	$(BIN)/python -m pytest tests/unit tests/integration
+
+e2e: env ## A release on the cluster that KUBECONFIG names, as its users do it (kind, minikube, or a disposable one)
+	$(BIN)/python -m pytest tests/e2e
 
 lint: .venv/.complete ## ruff, mypy, shellcheck, hadolint, Helm's linter
 	$(BIN)/ruff check .

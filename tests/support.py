@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,20 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 WORKSPACE_PARTS = ("dvc.yaml", ".dvcignore", "model_build", "serving", "slipway.py")
 
+FOREIGN = ("MLFLOW_", "SLIPWAY_")  # what a developer's shell says of stores and servers must not reach a test
+
 _TRITON_NAMES = {"float32": "FP32", "float64": "FP64", "int64": "INT64", "int32": "INT32", "object": "BYTES"}
 
 
 def environment(**extra: str) -> dict[str, str]:
     """This environment with the tools on the PATH, and without what would lead a build elsewhere."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "SLIPWAY_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     return {**kept, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "200", **extra}
 
 
-def make_workspace(folder: Path) -> Path:
-    """A workspace of its own: the code and configuration of this one, nothing built, no remote."""
-    for part in WORKSPACE_PARTS:
+def make_workspace(folder: Path, more: Iterable[str] = ()) -> Path:
+    """A workspace of its own: the code and configuration of this one, `more` of it, nothing built, no remote."""
+    for part in (*WORKSPACE_PARTS, *more):
         source, target = ROOT / part, folder / part
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
