@@ -1,0 +1,44 @@
+"""docs/kubernetes.md says what the chart and the weights' container say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from tests.support import ROOT
+
+PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
+CHART = ROOT / "charts" / "slipway"
+# Documented as a whole: what is inside is Kubernetes' own, or said in one line.
+WHOLE = re.compile(r"\.(image|resources|service|volume|nodeSelector|tolerations)$")
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict) and value and not WHOLE.search(path):
+            yield from leaves(value, f"{path}.")
+        else:
+            yield path
+
+
+def test_every_value_of_the_chart_is_in_the_table() -> None:
+    values = set(leaves(yaml.safe_load((CHART / "values.yaml").read_text())))
+    table = PAGE.partition("## Values")[2].partition("\n## ")[0]
+    named = {
+        key
+        for row in table.splitlines()
+        if row.startswith("| `")
+        for key in re.findall(r"`([\w.]+)`", row.split("|")[1])
+    }
+    assert named == values
+
+
+def test_every_sentence_that_the_chart_refuses_values_with_is_explained() -> None:
+    sentences = re.findall(r'fail (?:\(printf )?"\\n([\w.]+ is)', (CHART / "templates" / "_helpers.tpl").read_text())
+    assert len(sentences) == 3
+    for sentence in sentences:
+        assert f"`{sentence}" in PAGE, sentence
