@@ -12,15 +12,15 @@
 {{- end -}}
 
 {{- define "slipway.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "slipway.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "slipway.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "slipway.labels" -}}
 {{ include "slipway.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
 {{- end -}}
 
 {{- /* An image reference: the digest, where there is one, is what is pulled. Takes the image and the root. */ -}}
@@ -29,6 +29,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- with index . 0 -}}
 {{ .repository }}:{{ $tag }}{{ with .digest }}@{{ . }}{{ end }}
 {{- end -}}
+{{- end -}}
+
+{{- /* Seconds of a time such as 1h30m10s. */ -}}
+{{- define "slipway.seconds" -}}
+{{- $seconds := 0 -}}
+{{- range regexFindAll "[0-9]+[hms]" . -1 -}}
+{{- $unit := get (dict "h" 3600 "m" 60 "s" 1) (trimAll "0123456789" .) -}}
+{{- $seconds = add $seconds (mul $unit (trimSuffix "h" . | trimSuffix "m" | trimSuffix "s" | int64)) -}}
+{{- end -}}
+{{- $seconds -}}
 {{- end -}}
 
 {{- /* What Pod Security "restricted" asks for, and a root filesystem that cannot be written to. */ -}}
@@ -63,7 +73,7 @@ helm.sh/hook-output-log-policy: hook-succeeded,hook-failed
 {{- /* The init container that makes /models/<revision>, or ends with one sentence in its termination message. */ -}}
 {{- define "slipway.weightsContainer" -}}
 - name: weights
-  image: {{ include "slipway.image" (list .Values.weights.image .) }}
+  image: {{ include "slipway.image" (list .Values.weights.image .) | quote }}
   imagePullPolicy: {{ .Values.weights.image.pullPolicy }}
   {{- include "slipway.containerSecurity" . | nindent 2 }}
   env:
@@ -78,11 +88,11 @@ helm.sh/hook-output-log-policy: hook-succeeded,hook-failed
     - name: SLIPWAY_REMOTE_REGION
       value: {{ .Values.weights.remote.region | quote }}
     - name: SLIPWAY_PULL_TIMEOUT
-      value: {{ .Values.weights.timeoutSeconds | quote }}
+      value: {{ .Values.weights.timeoutSeconds | int64 | quote }}
   {{- with .Values.weights.remote.existingSecret }}
   envFrom:
     - secretRef:
-        name: {{ . }}
+        name: {{ . | quote }}
   {{- end }}
   volumeMounts:
     - name: weights
@@ -90,7 +100,7 @@ helm.sh/hook-output-log-policy: hook-succeeded,hook-failed
     - name: tmp
       mountPath: /tmp
   resources:
-    {{- toYaml .Values.weights.resources | nindent 4 }}
+    {{- toYaml (.Values.weights.resources | default dict) | nindent 4 }}
 {{- end -}}
 
 {{- define "slipway.weightsVolumes" -}}
