@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import helm_python
 import pytest
+import yaml
 
 from tests.support import ROOT
+from tests.unit.chart import rendering
 from tests.unit.chart.rendering import (
     CHART,
     Object,
@@ -42,8 +46,16 @@ def test_another_revision_is_a_rollout_of_the_same_deployment() -> None:
     assert one == other
 
 
-def test_the_same_values_are_no_rollout() -> None:
-    assert render().objects == render().objects
+def test_another_version_of_the_chart_is_no_rollout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tags = {part: {"image": {"tag": "v1"}} for part in ("weights", "server")}
+    before = render(tags)
+    copy = shutil.copytree(CHART, tmp_path / "chart")
+    about = yaml.safe_load((copy / "Chart.yaml").read_text())
+    (copy / "Chart.yaml").write_text(yaml.safe_dump({**about, "version": "99.0.0", "appVersion": "99.1.0"}))
+    monkeypatch.setattr(rendering, "CHART", copy)
+    after = render(tags)
+    assert "99.0.0" in str(after.objects)
+    assert after.pod == before.pod
 
 
 def test_the_deployment_selects_its_own_pods() -> None:
@@ -174,12 +186,19 @@ def test_the_deployment_has_as_many_replicas_as_asked(replicas: int) -> None:
     assert render(at("server.replicas", replicas)).the("Deployment")["spec"]["replicas"] == replicas
 
 
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_images_entry_point_starts_the_server(gpu: bool) -> None:
+    """NVIDIA's looks at the driver first, and runs the arguments that it is given."""
+    server = render(at("gpu.enabled", gpu)).server
+    assert "command" not in server
+    assert server["args"][0] == "tritonserver"
+
+
 def test_further_arguments_and_variables_come_after_the_charts_own() -> None:
     extra = ["--log-verbose=1", "--backend-config=a: b # c"]
     variables = [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]
     server = render({"server": {"extraArgs": extra, "extraEnv": variables}}).server
     assert server["args"][-2:] == extra
-    assert server["args"][0] == "tritonserver"
     assert server["env"] == variables
 
 
@@ -218,7 +237,9 @@ def test_annotations_and_labels_of_the_user_are_beside_the_charts() -> None:
     [
         ("server.podLabels", {"app.kubernetes.io/component": "x"}),
         ("server.podLabels", {"app.kubernetes.io/instance": "x"}),
+        ("server.podLabels", {"app.kubernetes.io/name": "x"}),
         ("server.podAnnotations", {"slipway/revision": "x"}),
+        ("server.podAnnotations", {"kubectl.kubernetes.io/default-container": "x"}),
     ],
 )
 def test_what_the_chart_itself_says_of_a_pod_is_kept_or_another_word_is_refused(path: str, value: Object) -> None:

@@ -75,6 +75,24 @@ def test_every_test_that_is_named_is_one_of_helms(release: Rendered) -> None:
     assert len(tests) == len(hooks)
 
 
+@pytest.mark.parametrize("values", [{}, LOAD, at("loadtest", {"enabled": True, "runTime": "2h"})], ids=str)
+def test_helm_waits_for_a_test_as_long_as_it_may_take(values: Object) -> None:
+    release = render(values)
+    deadlines = {
+        f"name={one['metadata']['name']}": one["spec"]["activeDeadlineSeconds"]
+        for one in release.objects
+        if one["kind"] == "Job"
+    }
+    for words in [words for words in _commands(release) if words[:2] == ["helm", "test"]]:
+        timeout = words[words.index("--timeout") + 1] if "--timeout" in words else "5m"  # Helm's default
+        filtered = words[words.index("--filter") + 1] if "--filter" in words else f"name={NAME}-test"
+        assert _seconds(timeout) >= deadlines[filtered], " ".join(words)
+
+
+def _seconds(time: str) -> int:
+    return sum(int(count) * {"h": 3600, "m": 60, "s": 1}[unit] for count, unit in re.findall(r"(\d+)([hms])", time))
+
+
 def test_slipways_own_command_is_one_of_its_commands(release: Rendered) -> None:
     words = next(words for words in _commands(release) if words[0] == "slipway")
     command = typer.main.get_command(app).commands[words[1]]  # type: ignore[attr-defined]  # a click group

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.unit.chart.rendering import NAMESPACE, at, refusal, render, selects
 
 
@@ -39,8 +41,9 @@ def test_labels_that_the_clusters_prometheus_selects_by_are_beside_the_charts() 
     assert "release" not in str(other["spec"])
 
 
-def test_labels_of_the_chart_are_kept_or_others_are_refused() -> None:
-    values = at("metrics.serviceMonitor.labels", {"app.kubernetes.io/name": "x"})
+@pytest.mark.parametrize("label", sorted(render().the("ServiceMonitor")["metadata"]["labels"]))
+def test_labels_of_the_chart_are_kept_or_others_are_refused(label: str) -> None:
+    values = at("metrics.serviceMonitor.labels", {label: "x"})
     if refused := refusal(values):
         assert "metrics.serviceMonitor.labels" in refused
     else:

@@ -8,7 +8,19 @@ from typing import Any
 import helm_python
 import pytest
 
-from tests.unit.chart.rendering import CHART, Object, at, ci_values, get, merged, read_values, render, render_only, walk
+from tests.unit.chart.rendering import (
+    CHART,
+    Object,
+    at,
+    ci_values,
+    get,
+    merged,
+    read_values,
+    refusal,
+    render,
+    render_only,
+    walk,
+)
 
 DEFAULTS = read_values(CHART / "values.yaml")
 SCHEMA: Object = json.loads((CHART / "values.schema.json").read_text())
@@ -111,6 +123,7 @@ def test_a_count_is_whole(path: str) -> None:
         ("weights.revision", "0" * 65),
         ("weights.remote.url", "bucket/prefix"),
         ("weights.remote.url", "s3://"),
+        ("weights.remote.url", "s3://a\nb"),
         ("weights.remote.endpointUrl", "object-store:7070"),
         ("weights.timeoutSeconds", 0),
         ("server.strategy", "Recreate"),
@@ -147,6 +160,21 @@ def test_a_count_is_whole(path: str) -> None:
 def test_what_could_not_work_is_refused_by_its_path(path: str, value: Any) -> None:
     with pytest.raises(helm_python.HelmValuesError, match=f"at '/{path.replace('.', '/')}'"):
         render(at(path, value))
+
+
+@pytest.mark.parametrize(
+    "repository",
+    [
+        "triton",
+        "library/triton",
+        "localhost:5000/slipway-cpu",
+        "nvcr.io/nvidia/tritonserver",
+        "Registry.example.com:443/a/b_c/d-e/f.g/h__i",
+        "123456789012.dkr.ecr.eu-central-1.amazonaws.com/slipway",
+    ],
+)
+def test_an_image_of_any_registry_is_accepted(repository: str) -> None:
+    assert render(at("server.image.repository", repository)).server["image"].startswith(f"{repository}:")
 
 
 # https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
@@ -224,6 +252,27 @@ def test_two_values_suffice() -> None:
     release = render_only({"weights": {"revision": "0" * 64, "remote": {"url": "s3://a/b"}}})
     assert {one["kind"] for one in release.objects} >= {"Deployment", "Service"}
     assert all(get(DEFAULTS, path) == "" for path in ("weights.revision", "weights.remote.url"))
+
+
+# Without a size a volume has none; of the others Kubernetes and Prometheus have their own defaults.
+NULLABLE = {"server.replicas", "server.sharedMemory", "weights.volumeSize"}
+NULLABLE |= {"server.service.type", "metrics.serviceMonitor.interval"}
+NULLABLE |= {f"{part}.image.pullPolicy" for part in ("weights", "server", "gpu", "loadtest")}
+NEEDED = [path for path, value in LEAVES.items() if type(value) in (str, int) and value != "" and path not in NULLABLE]
+
+
+@pytest.mark.parametrize("path", NEEDED)
+def test_null_for_a_value_that_is_needed_is_refused(path: str) -> None:
+    """It would be 0 or nothing: no GPU, no time for the download, an image without a name."""
+    assert path.rpartition(".")[2] in refusal(at(path, None))
+
+
+def test_null_for_replicas_leaves_their_number_to_what_scales_them_or_is_refused() -> None:
+    if refused := refusal(at("server.replicas", None)):
+        assert "replicas" in refused
+    else:
+        spec = render(at("server.replicas", None)).the("Deployment")["spec"]
+        assert spec.get("replicas") is None, "no server would be left"
 
 
 @pytest.mark.parametrize("path", [f"{part}.resources" for part in ("weights", "server", "loadtest")])
