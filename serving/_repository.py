@@ -55,7 +55,8 @@ def _verified(folder: Path) -> ServedModel:
         path = folder / relative
         if not path.is_file():
             raise RepositoryError(f"model '{name}' lacks {path}: {remedy}")
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != expected:
             raise RepositoryError(
                 f"model '{name}': {path} is not the file that was built (sha256 {found[:12]}…, the manifest says "
@@ -65,14 +66,14 @@ def _verified(folder: Path) -> ServedModel:
 
 
 def _check_complete(folder: Path, listed: dict[str, str], remedy: str) -> None:
-    """Refuse a manifest that leaves out what is served: Triton takes any version folder, not only a listed one."""
+    """Refuse a manifest that leaves out what Triton would take: any version, configuration, library or model code."""
     needed = {"config.pbtxt", "golden/request.json", "golden/response.json"}
     if missing := sorted(needed - set(listed)):
         raise RepositoryError(f"model '{folder.name}': {folder / 'manifest.json'} does not list {missing}: {remedy}")
-    served = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    for path in served:
+    for path in folder.rglob("*"):
         relative = path.relative_to(folder)
-        if (relative.parts[0].isdecimal() or relative.parts[0] == "configs") and str(relative) not in listed:
+        ours = str(relative) in listed or str(relative) == "manifest.json" or path.is_dir() and not path.is_symlink()
+        if not ours and not path.name.startswith(".") and "__pycache__" not in relative.parts:
             raise RepositoryError(f"model '{folder.name}': {path} is in no manifest and would be served: remove it")
 
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 WORKSPACE_PARTS = ("dvc.yaml", ".dvcignore", "model_build", "serving", "slipway.py")
 
-FOREIGN = ("MLFLOW_", "SLIPWAY_")  # what a developer's shell says of stores and servers must not reach a test
+FOREIGN = ("AWS_", "MLFLOW_", "SLIPWAY_")  # what a developer's shell says of stores and servers must not reach a test
 
 _TRITON_NAMES = {"float32": "FP32", "float64": "FP64", "int64": "INT64", "int32": "INT32", "object": "BYTES"}
 

@@ -51,10 +51,10 @@ def test_a_missing_weight_file_is_refused(repository: Path) -> None:
         verified_models(repository)
 
 
-@pytest.mark.parametrize("name", ["2/model.onnx", "configs/h100.pbtxt"])
+@pytest.mark.parametrize("name", ["2/model.onnx", "configs/h100.pbtxt", "libtriton_onnxruntime.so", "1/model.py"])
 def test_a_file_that_triton_would_take_and_no_manifest_lists_is_refused(repository: Path, name: str) -> None:
     path = repository / "digits" / name
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"another model")
     with pytest.raises(RepositoryError, match=rf"{name} is in no manifest and would be served: remove it"):
         verified_models(repository)

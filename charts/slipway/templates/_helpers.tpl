@@ -44,6 +44,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- /* What Pod Security "restricted" asks for, and a root filesystem that cannot be written to. */ -}}
 {{- define "slipway.podSecurity" -}}
 automountServiceAccountToken: false
+{{- with .Values.weights.serviceAccountName }}
+serviceAccountName: {{ . | quote }}
+{{- end }}
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
