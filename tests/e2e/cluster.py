@@ -130,7 +130,8 @@ class Cluster:
         """Logs, events and descriptions of everything in the tests' namespaces, as files."""
         folder.mkdir(parents=True, exist_ok=True)
         for namespace in (NAMESPACE, MONITORING):
-            for verb in (["get", "all,events", "-o", "wide"], ["describe", "all"]):
+            kinds = "all,events,persistentvolumeclaims"
+            for verb in (["get", kinds, "-o", "wide"], ["describe", kinds]):
                 output = run("kubectl", "-n", namespace, *verb, cwd=folder, check=False)
                 (folder / f"{namespace}-{verb[0]}.txt").write_text(output)
             for pod in self.core.list_namespaced_pod(namespace).items:

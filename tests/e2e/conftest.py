@@ -24,6 +24,7 @@ from tests.e2e.cluster import (
     port_forward,
     refusal,
     run,
+    wait_until,
 )
 from tests.support import BIN, ROOT, make_workspace
 
@@ -77,8 +78,8 @@ def cluster() -> Iterator[Cluster]:
     made = Cluster(str(context))
     made.delete_namespaces(NAMESPACE, MONITORING)
     yield made
+    run("kubectl", "delete", "-k", "k8s/monitoring", "--ignore-not-found", "--wait=false", cwd=ROOT)
     made.delete_namespaces(NAMESPACE, MONITORING)
-    run("kubectl", "delete", "-k", "k8s/monitoring", "--ignore-not-found", cwd=ROOT)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -95,8 +96,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed and isinstance(item, pytest.Function) and "cluster" in item.funcargs:
         folder = EVIDENCE / re.sub(r"\W+", "-", item.name)
         cluster: Any = item.funcargs["cluster"]
-        cluster.keep_evidence(folder)
-        report.sections.append(("cluster", f"logs, events and descriptions are in {folder}"))
+        kept = f"logs, events and descriptions are in {folder}"
+        try:
+            cluster.keep_evidence(folder)
+        except Exception as error:  # noqa: BLE001 - what failed first must be what is reported
+            kept += f", not all of them: {error!r}"
+        report.sections.append(("cluster", kept))
     return report
 
 
@@ -191,14 +196,9 @@ def helm() -> Helm:
     return Helm(ROOT)
 
 
-@pytest.fixture(scope="session")
-def _installed(cluster: Cluster, helm: Helm, first: Revision, store: str, images: None) -> None:
-    helm.upgrade(RELEASE, first)
-
-
 @pytest.fixture
-def release(cluster: Cluster, helm: Helm, first: Revision, _installed: None) -> str:
-    """The release that serves the first revision, Ready."""
-    if not (pods := cluster.servers(RELEASE)) or pods[-1].metadata.annotations["slipway/revision"] != first.name:
-        helm.upgrade(RELEASE, first)
+def release(cluster: Cluster, helm: Helm, first: Revision, store: str, images: None) -> str:
+    """The release that serves the first revision, Ready, whatever the test before has left."""
+    helm.upgrade(RELEASE, first)
+    wait_until(lambda: len(cluster.servers(RELEASE)) == 1, "one pod serves")
     return RELEASE

@@ -44,8 +44,8 @@ class Nodes:
     def restore(self) -> None:
         """Everything as it was."""
         for name, (count, label) in self.before.items():
-            self.advertise(name, count)
             self.label(name, label)
+            self.advertise(name, count)
 
 
 @pytest.fixture

@@ -160,6 +160,12 @@ def test_credentials_are_in_no_manifest_and_no_log(cluster: Cluster, helm: Helm,
         assert secret not in text
 
 
+def test_the_cpu_servers_image_is_at_most_650_mb_unpacked(first: Revision, images: None) -> None:
+    image = first.image("server")
+    reference = f"{image['repository']}:{image['tag']}"
+    assert int(run("docker", "image", "inspect", "--format={{.Size}}", reference, cwd=ROOT)) <= 650e6
+
+
 def test_the_namespace_refuses_a_pod_that_is_not_restricted(cluster: Cluster, release: str) -> None:
     body = V1Pod(metadata={"name": "root"}, spec={"containers": [{"name": "root", "image": "busybox"}]})
     with pytest.raises(ApiException, match="violates PodSecurity"):
