@@ -186,12 +186,12 @@ def release(
     with one_line_errors():
         from model_build.provenance import Commit
         from serving import ServingError
-        from serving.release import helm_values, read, read_images
+        from serving.release import helm_values, read, read_images, with_lock
 
         root = workspace()
         try:
             built = read_images(images) if images else {}
-            values = helm_values(read(root), str(Commit.of(root)), built)
+            values = helm_values(read(root), with_lock(root, str(Commit.of(root))), built)
         except (ServingError, OSError) as error:
             raise Failure(str(error)) from error
         out.print(values, end="", markup=False)

@@ -76,9 +76,25 @@ def _outputs(stage: dict[str, Any]) -> Iterator[Output]:
             yield Output(str(out["path"]), str(out["md5"]), int(out["size"]))
 
 
-def listing(content: bytes) -> dict[str, str]:
-    """The files of a folder, with the md5 of each: DVC's `.dir` object."""
-    return {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(content)}
+def object_path(name: str) -> str:
+    """Where DVC keeps an object, in a cache and in a remote."""
+    return f"files/md5/{name[:2]}/{name[2:]}"
+
+
+def files(output: Output, cache: Path) -> dict[str, str]:
+    """The files of an output, with the md5 of each.
+
+    A folder whose listing DVC's cache has not, or has damaged, is one entry, with the md5 of the listing.
+    """
+    listing = cache / object_path(output.md5)
+    if not output.is_folder or not is_as_named(listing, output.md5):
+        return {output.path: output.md5}
+    return {f"{output.path}/{entry['relpath']}": str(entry["md5"]) for entry in json.loads(listing.read_bytes())}
+
+
+def is_as_named(path: Path, name: str) -> bool:
+    """Whether the file is there and has the content that an object of this name has."""
+    return path.is_file() and md5(path) == name.removesuffix(".dir")
 
 
 def md5(path: Path) -> str:

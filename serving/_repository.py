@@ -72,7 +72,7 @@ def _check_complete(folder: Path, listed: dict[str, str], remedy: str) -> None:
         raise RepositoryError(f"model '{folder.name}': {folder / 'manifest.json'} does not list {missing}: {remedy}")
     for path in folder.rglob("*"):
         relative = path.relative_to(folder)
-        ours = str(relative) in listed or str(relative) == "manifest.json" or path.is_dir() and not path.is_symlink()
+        ours = str(relative) in listed or str(relative) == "manifest.json" or (path.is_dir() and not path.is_symlink())
         if not ours and not path.name.startswith(".") and "__pycache__" not in relative.parts:
             raise RepositoryError(f"model '{folder.name}': {path} is in no manifest and would be served: remove it")
 

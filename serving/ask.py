@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from serving._errors import RepositoryError
-from serving._golden import ask_golden
-from serving._repository import verified_models
+from serving._golden import GoldenResult, ask_golden
+from serving._repository import ServedModel, verified_models
 
 
 def main() -> int:
@@ -31,13 +31,21 @@ def main() -> int:
     except RepositoryError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    url = arguments.http_url.rstrip("/")
     failed = 0
     for model in models:
-        result = ask_golden(arguments.http_url, model, arguments.timeout)
+        result = _ask(url, model, arguments.timeout)
         failed += not result
-        verdict = f"the golden answer, within {result.max_abs_error:.2g}" if result else f"failed: {result.reason}"
-        print(f"{model.name}: {verdict}", flush=True)
+        good = f"the golden answer, within {result.max_abs_error:.2g}"
+        print(f"{model.name}: {good if result else f'failed at {url}: {result.reason}'}", flush=True)
     return 1 if failed else 0
+
+
+def _ask(url: str, model: ServedModel, timeout: float) -> GoldenResult:
+    try:
+        return ask_golden(url, model, timeout)
+    except (KeyError, TypeError, AttributeError) as error:  # JSON, and not that of the v2 protocol
+        return GoldenResult(model.name, False, f"not an answer of Triton ({error!r}): look at the address")
 
 
 if __name__ == "__main__":

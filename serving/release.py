@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,8 @@ from typing import Any
 import yaml
 
 from serving._errors import LockError, PushError, ReleaseError
-from serving._lock import Release, changed, md5
+from serving._lock import REPOSITORY, Release, changed, files, is_as_named, object_path
+from serving._store import causes
 
 LOCK = "dvc.lock"
 
@@ -41,69 +46,119 @@ def push(workspace: Path, remote: str | None) -> tuple[Release, int]:
         PushError: no such remote, it refuses or does not answer, or a file is not here to be sent.
     """
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
+    from dvc.repo import Repo, lock_repo
 
     release = read(workspace)
     if absent := [output.path for output in release.outputs if not (workspace / output.path).exists()]:
         raise PushError(f"{absent[0]} is not here: run `slipway build {Path(absent[0]).parts[1]}`, or `dvc pull`")
+    address = "the DVC remote"
     try:
-        with Repo(str(workspace)) as repo:
-            name, url = _remote(repo, remote)
-            try:
-                return release, _send(repo, release, name)
-            except DvcException:
-                raise
-            except Exception as error:
-                # s3fs and botocore have no common error; the deepest one is the cause.
-                reason = list(_causes(error))[-1]
-                text = " ".join(str(reason).split())
-                raise PushError(f"cannot push to {url}: {type(reason).__name__}: {text}") from error
-    except DvcException as error:
-        raise PushError(f"DVC: {error}") from error
+        with _caught() as logged, Repo(str(workspace)) as repo, lock_repo(repo):
+            name, address = _remote(repo, remote)
+            return release, _send(repo, release, name)
+    except PushError:
+        raise
+    except Exception as error:
+        if isinstance(error, DvcException) and not logged:
+            raise PushError(f"DVC: {' '.join(str(error).split())}") from error
+        raise PushError(_explain(address, logged[0] if logged else error)) from error
 
 
 def _remote(repo: Any, name: str | None) -> tuple[str, str]:
-    """Name and URL of the remote."""
+    """Name and address of the remote."""
     name = name or repo.config["core"].get("remote")
     if name is None or name not in repo.config["remote"]:
         raise PushError(
             f"no DVC remote {f'is named {name}' if name else 'is configured'}: run `dvc remote add --default NAME "
             "s3://bucket/prefix`, and for a store other than Amazon's `dvc remote modify NAME endpointurl URL`"
         )
-    return name, str(repo.config["remote"][name]["url"])
+    settings = repo.config["remote"][name]
+    if settings["url"].startswith("s3:"):
+        settings.setdefault("connect_timeout", 5)  # seconds; botocore's own are 60, tried five times
+    return name, f"{settings['url']} at {settings['endpointurl']}" if "endpointurl" in settings else settings["url"]
 
 
 def _send(repo: Any, release: Release, remote: str) -> int:
     """Push, and see every object in the store."""
-    sent = int(repo.push(targets=release.stages, remote=remote))
+    groups = _cached(repo, release)
     store = repo.cloud.get_remote_odb(remote)
-    # DVC takes a folder for complete whose listing is in the store: files that were deleted there it would not send.
-    incomplete = [
-        output.md5 for output in release.outputs if output.is_folder and _absent(store, _files(repo, output.path))
-    ]
-    for listing in incomplete:
-        store.delete(listing)
-    if incomplete:
-        sent += int(repo.push(targets=release.stages, remote=remote))
-    cached = [output.md5 for output in release.outputs if repo.cache.local.exists(output.md5)]
-    if absent := _absent(store, cached):
+    # DVC takes an object of the right name for whole, and a folder whose listing is there for complete.
+    for name in [name for group in groups if (wrong := _wrong(store, group)) for name in {*wrong, next(iter(group))}]:
+        if store.exists(name):
+            store.fs.remove(store.oid_to_path(name))
+    sent = int(repo.push(targets=release.stages, remote=remote))
+    if absent := [name for group in groups for name in _wrong(store, group)]:
         raise PushError(f"{len(absent)} objects did not reach the store, {absent[0]} first: run it again")
     return sent
 
 
-def _files(repo: Any, folder: str) -> list[str]:
-    return [md5(path) for path in (Path(repo.root_dir) / folder).rglob("*") if path.is_file()]
+def _cached(repo: Any, release: Release) -> list[dict[str, Path]]:
+    """The objects of each output, whole in DVC's cache, from where they are sent: the output itself comes first."""
+    root = Path(repo.cache.local_cache_dir)
+    kept = {out.def_path: out for out in repo.index.outs if out.use_cache}
+    groups = []
+    for output in (output for output in release.outputs if output.path in kept):
+        for name in (output.md5, *files(output, root).values()):
+            if not is_as_named(root / object_path(name), name):
+                (root / object_path(name)).unlink(missing_ok=True)
+        kept[output.path].commit(relink=False)
+        names = [output.md5, *files(output, root).values()]
+        groups.append({name: root / object_path(name) for name in names})
+    return groups
 
 
-def _absent(store: Any, objects: list[str]) -> list[str]:
-    return sorted(set(objects) - set(store.list_oids_exists(objects)))
+def _wrong(store: Any, objects: dict[str, Path]) -> list[str]:
+    """Those that the store has not: a listing with its content, others with their size."""
+    return [name for name, cached in objects.items() if not _is_whole(store, name, cached)]
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        current = current.__cause__ or current.__context__
+def _is_whole(store: Any, name: str, cached: Path) -> bool:
+    from botocore.exceptions import FlexibleChecksumError  # type: ignore[import-untyped]
+
+    path = store.oid_to_path(name)
+    try:
+        if name.endswith(".dir"):
+            return bool(store.fs.cat_file(path) == cached.read_bytes())
+        return bool(store.fs.size(path) == cached.stat().st_size)
+    except (FileNotFoundError, FlexibleChecksumError):
+        return False
+
+
+@contextlib.contextmanager
+def _caught() -> Iterator[list[BaseException]]:
+    """The errors of DVC's transfers, which it logs one by one and then counts."""
+    found: list[BaseException] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        found.extend([record.exc_info[1]] if record.exc_info and record.exc_info[1] else [])
+        return False
+
+    logger = logging.getLogger("dvc_data.hashfile.transfer")
+    logger.addFilter(keep)
+    try:
+        yield found
+    finally:
+        logger.removeFilter(keep)
+
+
+# What s3fs and botocore, which have no common error, say of a store, and what to do; the first that matches.
+_REMEDIES = (
+    (r"NoCredentials|PartialCredentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    (
+        r"Forbidden|Access ?Denied|InvalidAccessKeyId|SignatureDoesNotMatch|UserNotFound|ExpiredToken|\(403\)",
+        "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; they need to list, to read and to write",
+    ),
+    (r"NoSuchBucket", "create the bucket, or correct its name with `dvc remote modify`"),
+    (r"", "look at the store, and at its address and settings with `dvc remote list` and `dvc remote modify`"),
+)
+
+
+def _explain(address: str, error: BaseException) -> str:
+    chain = [cause for cause in causes(error) if str(cause)] or [error]
+    text = " ".join(f"{type(cause).__name__}: {cause}" for cause in chain)
+    remedy = next(remedy for pattern, remedy in _REMEDIES if re.search(pattern, text))
+    reason = " ".join(f"{type(chain[-1]).__name__}: {chain[-1]}".split())[:200]
+    return f"cannot push to {address} ({reason}): {remedy}"
 
 
 # Where the chart takes each image of skaffold.yaml.
@@ -140,6 +195,15 @@ def read_images(file: Path) -> dict[str, str]:
     if "slipway-weights" not in known:
         raise ReleaseError(f"{file} names no slipway-weights: run `skaffold build --file-output={file}` in this folder")
     return known
+
+
+def with_lock(workspace: Path, commit: str) -> str:
+    """The commit, and that it has another dvc.lock, or configurations, where this is so."""
+    command = ["git", "-C", str(workspace), "status", "--porcelain", "--", LOCK, REPOSITORY]
+    with contextlib.suppress(FileNotFoundError):
+        if subprocess.run(command, capture_output=True, text=True, check=False).stdout:
+            return f"{commit}, which has another {LOCK} or {REPOSITORY}/: commit them"
+    return commit
 
 
 def helm_values(release: Release, commit: str, images: dict[str, str]) -> str:

@@ -13,7 +13,6 @@ import argparse
 import configparser
 import contextlib
 import os
-import re
 import shutil
 import signal
 import socket
@@ -23,11 +22,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving._errors import ServingError, WeightsError
-from serving._lock import REPOSITORY, Output, Release, changed, listing
-from serving._repository import verified_models
+from serving._errors import RepositoryError, ServingError, WeightsError
+from serving._lock import REPOSITORY, Output, Release, changed, files, is_as_named, object_path
+from serving._repository import ServedModel, verified_models
+from serving._store import Store, some
 
-CONNECT_TIMEOUT, READ_TIMEOUT = 5, 30  # seconds, of one request to the store
 MAX_MESSAGE = 1000  # characters; Kubernetes cuts off at 4096 bytes
 
 
@@ -39,28 +38,25 @@ class Options:
         workspace: folder with dvc.yaml, dvc.lock and the git half of the model repository.
         target: folder on the volume; the weights appear as `<target>/<revision>`.
         revision: sha256 that dvc.lock must have; empty takes the one that the workspace carries.
-        remote_url: DVC remote, for example `s3://bucket/prefix`.
-        endpoint_url: address of an S3 store other than Amazon's; empty for none.
-        region: S3 region; empty for none.
+        store: where `slipway push` put the weights.
         timeout: seconds that the download may take.
     """
 
     workspace: Path
     target: Path
     revision: str
-    remote_url: str
-    endpoint_url: str
-    region: str
+    store: Store
     timeout: float
 
 
 def main() -> int:
     """Pull; say on stderr and in the termination message what failed."""
     options, termination_log = _parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped before the weights were there; nothing was kept"))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     try:
         pull(options)
-    except (ServingError, OSError) as error:
+    except (ServingError, OSError, SystemExit) as error:
         message = " ".join(str(error).split())[:MAX_MESSAGE]
         print(f"error: {message}", file=sys.stderr)
         with contextlib.suppress(OSError):  # outside of Kubernetes there is no such file
@@ -69,11 +65,18 @@ def main() -> int:
     return 0
 
 
+def _stop(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second one must not end the tidying up
+    # No Exception: botocore would take that for a failed request, and ask again.
+    raise SystemExit(f"stopped by {signal.Signals(number).name} before the weights were there; nothing was kept")
+
+
 def pull(options: Options) -> Path:
     """Make the revision's folder on the volume, whole and verified, or leave nothing; return the folder.
 
     Raises:
         LockError: the workspace has no usable dvc.lock.
+        RepositoryError: the workspace has a model that dvc.lock does not name.
         WeightsError: another revision is asked for, or its weights cannot be had, or are not those that were built.
     """
     release = Release.read(options.workspace / "dvc.lock")
@@ -84,21 +87,72 @@ def pull(options: Options) -> Path:
             "weights.revision from `slipway release` in the commit of this image"
         )
     final = options.target / release.revision
-    if final.is_dir() and not changed(final.parent, _moved(release)):
+    if _is_whole(final, release):
         print(f"revision {release.revision[:12]} is on the volume already, every file verified", flush=True)
         return final
-    prefix = f".pull-{socket.gethostname()}-"
-    for abandoned in options.target.glob(f"{prefix}*"):
-        shutil.rmtree(abandoned)
-    staging = options.target / f"{prefix}{os.getpid()}"
+    staging = _staging(options.target)
     try:
+        options.store.ask()
         _fetch(options, release, staging)
         _verify(options, release, staging)
-        shutil.rmtree(final, ignore_errors=True)  # what is there is not what was built
-        (staging / REPOSITORY).rename(final)
+        _show(staging, final, release)
+    except OSError as error:
+        full = "No space left on device" in str(error)
+        what = f"{options.target} is full: raise weights.volumeSize" if full else f"cannot make {final}: {error}"
+        raise WeightsError(what) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return final
+
+
+def _is_whole(final: Path, release: Release) -> bool:
+    """Whether the volume holds the revision: each file of it, and nothing else that would be served."""
+    if not final.is_dir() or changed(final.parent, _moved(release)):
+        return False
+    try:
+        return bool(_only_models(final, release))
+    except RepositoryError:
+        return False
+
+
+def _only_models(repository: Path, release: Release) -> list[ServedModel]:
+    """The models of the release, and a RepositoryError for anything else: Triton loads what it finds.
+
+    Every file is in dvc.lock, or in a manifest that is in dvc.lock.
+    """
+    locked = {Path(output.path).parts[1] for output in release.outputs if Path(output.path).name == "manifest.json"}
+    for path in repository.rglob("*"):
+        relative = path.relative_to(repository)
+        if path.is_symlink() or path.name.startswith(".") or "__pycache__" in relative.parts:
+            raise RepositoryError(f"{relative} has no place among served models: build the weights image without it")
+        if relative.parts[0] not in locked or (len(relative.parts) == 1 and not path.is_dir()):
+            raise RepositoryError(f"{relative} is of no model in dvc.lock: run `slipway build`, or remove it")
+    return verified_models(repository)
+
+
+def _staging(target: Path) -> Path:
+    """An empty folder on the volume; those that this pod left when it was killed are removed."""
+    prefix = f".pull-{socket.gethostname()}-"
+    for abandoned in target.glob(f"{prefix}*"):
+        if abandoned.name.removeprefix(prefix).isdecimal():
+            shutil.rmtree(abandoned, ignore_errors=True)
+    staging = target / f"{prefix}{os.getpid()}"
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise WeightsError(
+            f"cannot write to {target} ({error.strerror}): mount a volume there that user id {os.getuid()} may write to"
+        ) from error
+    return staging
+
+
+def _show(staging: Path, final: Path, release: Release) -> None:
+    """Make the verified folder visible, whole at once."""
+    if _is_whole(final, release):
+        return  # another pod with the same volume was faster, and serves from it
+    if final.exists():
+        final.rename(staging / "damaged")
+    (staging / REPOSITORY).rename(final)
 
 
 def _moved(release: Release) -> list[Output]:
@@ -109,141 +163,116 @@ def _moved(release: Release) -> list[Output]:
 
 def _fetch(options: Options, release: Release, staging: Path) -> None:
     """Run `dvc pull` in a copy of the workspace on the volume, so that files are linked and not copied."""
-    size = sum(output.size for output in release.outputs)
-    print(f"pulling revision {release.revision[:12]} from {_store(options)}: {_megabytes(size)}", flush=True)
+    print(f"pulling revision {release.revision[:12]} from {options.store}: {_megabytes(release)}", flush=True)
     began = time.monotonic()
-    shutil.copytree(options.workspace, staging, ignore=shutil.ignore_patterns("serving", "cache", "tmp"))
-    _write_remote(options, staging)
+    _copy(options.workspace, staging)
+    _write_config(options, staging)
     # Each setting that DVC would take from a home directory or a system folder is within the staging folder.
     own = {name: str(staging / ".dvc" / "state") for name in ("DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR")}
     environment = {**os.environ, **own, "DVC_SITE_CACHE_DIR": str(staging / ".dvc" / "site"), "DVC_NO_ANALYTICS": "1"}
-    command = [sys.executable, "-m", "dvc", "pull", *release.stages]
+    # What `dvc pull` does, in its two steps: between them nothing but the cache has been written.
+    said = _dvc("fetch", options, release, staging, environment)
+    _check_fetched(options, release, staging, said)
+    _dvc("checkout --force", options, release, staging, environment)
+    print(f"pulled in {time.monotonic() - began:.1f} s", flush=True)
+
+
+def _dvc(verb: str, options: Options, release: Release, staging: Path, environment: dict[str, str]) -> str:
+    """Run a command of DVC's on the release's stages; return what it wrote."""
     try:
         done = subprocess.run(
-            command,
+            [sys.executable, "-m", "dvc", *verb.split(), *release.stages],
             cwd=staging,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=options.timeout,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise WeightsError(
-            f"{_store(options)} did not give {_megabytes(size)} within {options.timeout:g} s: "
+            f"{options.store} did not give {_megabytes(release)} within {options.timeout:g} s: "
             "raise weights.timeoutSeconds, or look at the store"
         ) from error
     if done.returncode != 0:
         print(done.stdout, file=sys.stderr, flush=True)
-        raise WeightsError(explain(done.stdout, options, release, staging))
-    print(f"pulled in {time.monotonic() - began:.1f} s", flush=True)
+        raise WeightsError(options.store.explain(done.stdout, release, staging / ".dvc" / "cache"))
+    return done.stdout
 
 
-def _write_remote(options: Options, staging: Path) -> None:
+def _check_fetched(options: Options, release: Release, staging: Path, said: str) -> None:
+    """Every object that was to be fetched is in the cache, with the content that its name says.
+
+    A folder's listing before all: DVC would take its word for which files to write, and where.
+    """
+    cache = staging / ".dvc" / "cache"
+    for out in release.outputs:
+        if not (cache / object_path(out.md5)).exists() and out.md5 not in said:
+            continue  # of the git half: DVC names what it looked for in vain
+        # A listing first: as long as it is not the one that was built, `files` names it and nothing that it says.
+        for path, digest in {out.path: out.md5, **files(out, cache)}.items():
+            if not (cache / object_path(digest)).is_file():
+                raise WeightsError(options.store.lacks({path: digest}, release))
+            if not is_as_named(cache / object_path(digest), digest):
+                raise WeightsError(options.store.damaged({path: digest}))
+            if ".." in Path(path).parts or not path.startswith(f"{REPOSITORY}/"):
+                raise WeightsError(f"{out.path} lists a file outside of it, {path}: it was not made by `slipway build`")
+
+
+def _copy(workspace: Path, staging: Path) -> None:
+    """Copy what the image carries into folders that can be written to, as the image's own need not be."""
+
+    def unused(folder: str, _: list[str]) -> set[str]:
+        return {".dvc", ".git", "build", "serving"} if Path(folder) == workspace else set()
+
+    shutil.copytree(workspace, staging, symlinks=True, ignore=unused, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    for folder, _, _ in os.walk(staging):
+        Path(folder).chmod(0o755)
+
+
+def _write_config(options: Options, staging: Path) -> None:
     config = configparser.ConfigParser(interpolation=None)
     config["core"] = {"no_scm": "true", "remote": "weights"}
     config["cache"] = {"dir": str(staging / ".dvc" / "cache"), "type": "hardlink,copy"}
-    remote = {"url": options.remote_url}
-    if options.remote_url.startswith("s3:"):
-        remote |= {"connect_timeout": str(CONNECT_TIMEOUT), "read_timeout": str(READ_TIMEOUT)}
-        remote |= {"endpointurl": options.endpoint_url} if options.endpoint_url else {}
-        remote |= {"region": options.region} if options.region else {}
-    config["'remote \"weights\"'"] = remote
-    with (staging / ".dvc" / "config.local").open("w") as file:
+    config["'remote \"weights\"'"] = options.store.remote()
+    (staging / ".dvc").mkdir()
+    with (staging / ".dvc" / "config").open("w") as file:
         config.write(file)
 
 
 def _verify(options: Options, release: Release, staging: Path) -> None:
     """Compare every byte with dvc.lock, then every model with its manifest."""
-    wrong = changed(staging, release.outputs)
-    in_image = [path for path in wrong if (options.workspace / path).exists()]
+    wrong = [output for output in release.outputs if changed(staging, [output])]
+    cache = staging / ".dvc" / "cache"
+    # What DVC did not bring is the image's.
+    in_image = [output.path for output in wrong if not (cache / object_path(output.md5)).exists()]
     if in_image:
         raise WeightsError(
-            f"the weights image carries {_names(in_image)} and its dvc.lock names other content: run `slipway build` "
-            "and build the image anew"
+            f"the weights image carries another {some(in_image)} than its dvc.lock names, or none: run "
+            "`slipway build` and build the image anew"
         )
     if wrong:
-        raise WeightsError(
-            f"{_names(wrong)} in {_store(options)} is damaged: its hash is not the one in dvc.lock. Nothing of it is "
-            "served; delete the object in the store and run `slipway push` where the model was built"
-        )
-    models = verified_models(staging / REPOSITORY)
+        brought = {path: digest for output in wrong for path, digest in files(output, cache).items()}
+        other = {path: digest for path, digest in brought.items() if not is_as_named(staging / path, digest)}
+        raise WeightsError(options.store.damaged(other or brought))
+    models = _only_models(staging / REPOSITORY, release)
     print(f"verified {len(models)} models: {', '.join(model.name for model in models)}", flush=True)
 
 
-# What DVC, s3fs and botocore say, and what it means; the first that matches.
-_MEANINGS = (
-    (
-        r"Unable to locate credentials|NoCredentials",
-        "no credentials: name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in "
-        "weights.remote.existingSecret",
-    ),
-    (
-        r"Forbidden|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|Access Denied|\b403\b",
-        "the store refuses the credentials: correct the Secret that weights.remote.existingSecret names "
-        "(they need to list and to read)",
-    ),
-    (
-        r"NoSuchBucket|[Bb]ucket .*does not exist",
-        "the bucket does not exist: correct weights.remote.url, or create the bucket and run `slipway push`",
-    ),
-    (
-        r"Could not connect|ConnectTimeout|Connect timeout|Connection refused|Name or service not known|"
-        r"Cannot connect to host|Temporary failure in name resolution|EndpointConnection",
-        "the store does not answer: look at it, and at weights.remote.endpointUrl",
-    ),
-    (r"No space left on device", "the volume is full: raise weights.volumeSize"),
-)
-
-
-def explain(output: str, options: Options, release: Release, staging: Path) -> str:
-    """One sentence for a `dvc pull` that failed with this output."""
-    for pattern, meaning in _MEANINGS:
-        if re.search(pattern, output):
-            return f"cannot pull from {_store(options)}: {meaning}"
-    absent = _absent(output, release, staging)
-    if absent:
-        return (
-            f"{_store(options)} has no undamaged {_names(absent)} of revision {release.revision[:12]}: run "
-            "`slipway push` where the model was built"
-        )
-    errors = [line for line in output.splitlines() if "ERROR" in line] or output.strip().splitlines() or ["no output"]
-    return f"`dvc pull` from {_store(options)} failed: {errors[-1].strip()}"
-
-
-def _absent(output: str, release: Release, staging: Path) -> list[str]:
-    """Names of the files whose objects DVC asked for in vain."""
-    objects = set(re.findall(r"\b[0-9a-f]{32}(?:\.dir)?\b", output))
-    files = {}
-    for out in release.outputs:
-        files[out.md5] = out.path
-        content = staging / ".dvc" / "cache" / "files" / "md5" / out.md5[:2] / out.md5[2:]
-        if out.is_folder and content.is_file():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                files |= {md5: f"{out.path}/{name}" for name, md5 in listing(content.read_bytes()).items()}
-    return sorted(files[name] for name in objects & set(files))
-
-
-def _names(paths: list[str]) -> str:
-    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-
-
-def _store(options: Options) -> str:
-    return f"{options.remote_url} at {options.endpoint_url}" if options.endpoint_url else options.remote_url
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
+def _megabytes(release: Release) -> str:
+    return f"{sum(output.size for output in release.outputs) / 1e6:.1f} MB"
 
 
 def _parse() -> tuple[Options, Path]:
     parser = argparse.ArgumentParser(prog="python -m serving.weights", description=str(__doc__).partition("\n")[0])
 
-    def add(name: str, default: str, text: str) -> None:
+    def add(name: str, default: str, text: str, kind: type = str) -> None:
         variable = f"SLIPWAY_{name.replace('-', '_').upper()}"
-        parser.add_argument(f"--{name}", default=os.environ.get(variable, default), help=f"{text} [${variable}]")
+        default = os.environ.get(variable, default)
+        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} [${variable}]")
 
     add("workspace", ".", "folder with dvc.yaml, dvc.lock and model_repository/")
     add("target", "/models", "folder on the volume")
@@ -251,19 +280,17 @@ def _parse() -> tuple[Options, Path]:
     add("remote-url", "", "DVC remote, for example s3://bucket/prefix")
     add("remote-endpoint-url", "", "address of an S3 store other than Amazon's")
     add("remote-region", "", "S3 region")
-    add("pull-timeout", "600", "seconds that the download may take")
+    add("pull-timeout", "600", "seconds that the download may take", float)
     add("termination-log", "/dev/termination-log", "where Kubernetes reads why a container ended")
     found = parser.parse_args()
-    if not found.remote_url:
+    if not found.remote_url.strip():
         parser.error("--remote-url (or $SLIPWAY_REMOTE_URL) is needed: the DVC remote, for example s3://bucket/prefix")
     options = Options(
         workspace=Path(found.workspace),
         target=Path(found.target),
         revision=found.revision,
-        remote_url=found.remote_url,
-        endpoint_url=found.remote_endpoint_url,
-        region=found.remote_region,
-        timeout=float(found.pull_timeout),
+        store=Store(found.remote_url, found.remote_endpoint_url, found.remote_region),
+        timeout=found.pull_timeout,
     )
     return options, Path(found.termination_log)
 

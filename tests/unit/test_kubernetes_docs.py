@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import yaml
 
+from serving._store import _MEANINGS
 from tests.support import ROOT
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
@@ -35,6 +37,18 @@ def test_every_value_of_the_chart_is_in_the_table() -> None:
         for key in re.findall(r"`([\w.]+)`", row.split("|")[1])
     }
     assert named == values
+
+
+@pytest.mark.parametrize("meaning", [meaning for _, meaning in _MEANINGS])
+def test_every_sentence_about_the_store_is_explained(meaning: str) -> None:
+    assert f"`{meaning.partition(':')[0]}`" in PAGE
+
+
+@pytest.mark.parametrize("sentence", ["the weights image carries revision", "is damaged", "lacks", "is in no manifest"])
+def test_what_the_weights_container_finds_wrong_is_explained(sentence: str) -> None:
+    code = "".join((ROOT / "serving" / f"{name}.py").read_text() for name in ("weights", "_store", "_repository"))
+    assert sentence in code
+    assert sentence in PAGE.partition("## When something is wrong")[2]
 
 
 def test_every_sentence_that_the_chart_refuses_values_with_is_explained() -> None:
