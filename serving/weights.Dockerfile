@@ -8,7 +8,6 @@ RUN pip install --no-cache-dir --constraint /tmp/requirements.lock 'dvc[s3]' PyY
 
 WORKDIR /workspace
 COPY serving/*.py serving/
-COPY .dvc/config .dvc/
 COPY .dvcignore dvc.yaml dvc.lock ./
 COPY model_repository model_repository
 
