@@ -3,9 +3,9 @@
 What the image carries (the git half of the repository) must be the revision that the release asks for. `dvc pull` is
 done in its two steps, in a staging folder on the volume: fetch, then checkout, and every object is hashed in between,
 because DVC takes a folder's listing at its word for which files to write. Every file is hashed again where it lies,
-against dvc.lock and against the models' manifests; then one rename makes the revision visible. Anything else ends with exit code 1 and one sentence,
-on stderr and as the container's termination message. Settings are options or environment variables; credentials are
-the environment variables of the store (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`).
+against dvc.lock and against the models' manifests; then one rename makes the revision visible. Anything else ends with
+exit code 1 and one sentence, on stderr and as the container's termination message. Settings are options or environment
+variables; credentials are the environment variables of the store (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`).
 """
 
 from __future__ import annotations
