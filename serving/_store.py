@@ -53,9 +53,9 @@ class Store:
         """
         if not self.is_s3:
             return
-        from botocore.config import Config  # type: ignore[import-untyped]
-        from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
-        from botocore.session import get_session  # type: ignore[import-untyped]
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.session import get_session
 
         bucket, _, prefix = self.url.removeprefix("s3:").lstrip("/").partition("/")
         limits = Config(

@@ -113,7 +113,7 @@ def _wrong(store: Any, objects: dict[str, Path]) -> list[str]:
 
 
 def _is_whole(store: Any, name: str, cached: Path) -> bool:
-    from botocore.exceptions import FlexibleChecksumError  # type: ignore[import-untyped]
+    from botocore.exceptions import FlexibleChecksumError
 
     path = store.oid_to_path(name)
     try:

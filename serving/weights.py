@@ -172,14 +172,17 @@ def _fetch(options: Options, release: Release, staging: Path) -> None:
     own = {name: str(staging / ".dvc" / "state") for name in ("DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR")}
     environment = {**os.environ, **own, "DVC_SITE_CACHE_DIR": str(staging / ".dvc" / "site"), "DVC_NO_ANALYTICS": "1"}
     # What `dvc pull` does, in its two steps: between them nothing but the cache has been written.
-    said = _dvc("fetch", options, release, staging, environment)
+    until = began + options.timeout
+    said = _dvc("fetch", options, release, staging, environment, until)
     _check_fetched(options, release, staging, said)
-    _dvc("checkout --force", options, release, staging, environment)
+    _dvc("checkout --force", options, release, staging, environment, until)
     print(f"pulled in {time.monotonic() - began:.1f} s", flush=True)
 
 
-def _dvc(verb: str, options: Options, release: Release, staging: Path, environment: dict[str, str]) -> str:
-    """Run a command of DVC's on the release's stages; return what it wrote."""
+def _dvc(
+    verb: str, options: Options, release: Release, staging: Path, environment: dict[str, str], until: float
+) -> str:
+    """Run a command of DVC's on the release's stages, until that time at most; return what it wrote."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "dvc", *verb.split(), *release.stages],
@@ -190,7 +193,7 @@ def _dvc(verb: str, options: Options, release: Release, staging: Path, environme
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
-            timeout=options.timeout,
+            timeout=max(0.0, until - time.monotonic()),
             check=False,
         )
     except subprocess.TimeoutExpired as error:

@@ -27,7 +27,7 @@ def refusal(context: str | None, environ: Mapping[str, str], tools: Callable[[st
     if context is None:
         return "no cluster: set KUBECONFIG, or make one with `kind create cluster --config k8s/kind.yaml`"
     if missing := [tool for tool in TOOLS if tools(tool) is None]:
-        return f"{', '.join(missing)} not on the PATH: install it (k8s/README.md)"
+        return f"{', '.join(missing)} not on the PATH: install it first"
     ours = context.startswith("kind-") or context == "minikube"
     if not ours and environ.get(DISPOSABLE) != "1":
         return (

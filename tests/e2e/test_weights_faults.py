@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 import pytest
 import s3fs
-import yaml
 from slipway_client import Client
 
 from loadtest._golden import Golden
+from serving._lock import Release, object_path
 from tests.e2e.cluster import NAMESPACE, Cluster, is_ready, port_forward, refused_because, wait_until
 from tests.e2e.conftest import REMOTE, Helm, Revision
 
@@ -62,9 +62,8 @@ def stored_instead(
     cluster: Cluster, revision: Revision, path: str, change: Callable[[bytes], bytes | None]
 ) -> Iterator[None]:
     """The object of a locked file is what `change` makes of it (None: absent), and whole again afterwards."""
-    stages = yaml.safe_load((revision.workspace / "dvc.lock").read_text())["stages"]
-    md5 = next(out["md5"] for stage in stages.values() for out in stage["outs"] if out["path"] == path)
-    key = f"{REMOTE.removeprefix('s3://')}/files/md5/{md5[:2]}/{md5[2:]}"
+    md5 = next(out.md5 for out in Release.read(revision.workspace / "dvc.lock").outputs if out.path == path)
+    key = f"{REMOTE.removeprefix('s3://')}/{object_path(md5)}"
     with store(cluster) as s3:
         whole = s3.cat_file(key)
         changed = change(whole)

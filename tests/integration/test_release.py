@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
 import re
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from serving import EmbeddedTriton, verified_models
 from serving._lock import Release, folder_md5, md5, object_path
-from tests.support import BIN, ROOT, environment, error_lines, free_ports, slipway, write_manifest
+from tests.support import BIN, ROOT, answering, environment, error_lines, free_ports, slipway, write_manifest
 
 MODEL, GOLDEN = "model_repository/digits/1/model.onnx", "model_repository/digits/golden"
 OBJECTS = 5  # the model, its manifest, two golden files and their listing
@@ -277,24 +273,3 @@ def test_asking_a_server_that_is_away_or_is_no_triton_is_one_line(built_workspac
         (line,) = result.stdout.splitlines()
         assert line.startswith(f"digits: failed at {url}: ")
     assert "is empty" in refused(ask(url, tmp_path))
-
-
-@contextmanager
-def answering(body: bytes) -> Iterator[str]:
-    """Address of a server that is no Triton and gives every request this answer."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            """Nothing on stderr."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()

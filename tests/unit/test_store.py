@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
 import socket
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +15,7 @@ from serving import WeightsError
 from serving import _store as module
 from serving._lock import Output, Release, object_path
 from serving._store import Store
-from tests.support import free_ports
+from tests.support import answering, free_ports
 
 MODEL = Output("model_repository/digits/1/model.onnx", "67fae8597c2f978d53458bf0c234b54d", 38617)
 ANSWER = "0c73bd80e0d8bd98b6e53c678b9383b7"
@@ -39,26 +36,11 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
-@contextmanager
-def s3(status: int, code: str, message: str = "Not this one.") -> Iterator[str]:
+def fake_s3(status: int, code: str, message: str = "Not this one.") -> AbstractContextManager[str]:
     """Address of an S3 store that gives every request the same answer."""
     error = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
     body = (error if status != 200 else "<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>").encode()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Nothing on stderr."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    return answering(body, status)
 
 
 def refusal(endpoint_url: str, url: str = "s3://weights/dvc") -> str:
@@ -70,8 +52,8 @@ def refusal(endpoint_url: str, url: str = "s3://weights/dvc") -> str:
     return said
 
 
-def test_a_store_that_lists_and_a_folder_are_good() -> None:
-    with s3(200, "") as address:
+def test_fake_s3_a_store_that_lists_and_a_folder_are_good() -> None:
+    with fake_s3(200, "") as address:
         Store("s3://weights/dvc", address).ask()
     Store("/absent").ask()
 
@@ -89,8 +71,8 @@ def test_a_store_that_lists_and_a_folder_are_good() -> None:
         (404, "404", "look at the store, at weights.remote.url and weights.remote.endpointUrl"),
     ],
 )
-def test_a_refusal_is_named_with_what_to_correct(status: int, code: str, meaning: str) -> None:
-    with s3(status, code) as address:
+def test_fake_s3_a_refusal_is_named_with_what_to_correct(status: int, code: str, meaning: str) -> None:
+    with fake_s3(status, code) as address:
         said = refusal(address)
     assert f"({code})" in said
     assert "Not this one." in said
@@ -115,14 +97,27 @@ def test_a_store_that_is_away_and_one_that_no_name_server_knows_do_not_answer() 
     assert refusal("http://store.invalid:7070").endswith(NO_ANSWER)
 
 
-def test_a_store_that_takes_the_connection_and_is_silent_is_left_after_a_few_seconds(
+def test_a_store_that_takes_the_connection_and_is_silent_is_asked_as_often_as_it_says_and_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "ANSWER_TIMEOUT", 0.2)
-    began = time.monotonic()
+    monkeypatch.setattr(module, "ATTEMPTS", 2)
+    taken: list[socket.socket] = []
+
+    def take(silent: socket.socket) -> None:
+        with suppress(OSError):  # closed, at the end
+            while True:
+                taken.append(silent.accept()[0])
+
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        thread = threading.Thread(target=take, args=(silent,))
+        thread.start()
         said = refusal(f"http://127.0.0.1:{silent.getsockname()[1]}")
-    assert time.monotonic() - began < 5
+        silent.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    for connection in taken:
+        connection.close()
+    assert len(taken) == 2
     assert said.endswith(f"(timed out): {NO_ANSWER}")
 
 
@@ -136,8 +131,8 @@ def test_what_is_no_address_is_said_to_be_none(url: str, endpoint_url: str) -> N
     )
 
 
-def test_http_where_https_was_asked_for_is_named() -> None:
-    with s3(200, "") as address:
+def test_fake_s3_http_where_https_was_asked_for_is_named() -> None:
+    with fake_s3(200, "") as address:
         said = refusal(address.replace("http:", "https:"))
     assert "no TLS with a known certificate there" in said
 

@@ -5,6 +5,7 @@ A real `dvc pull`, from a remote that is a folder: what a store of another kind 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from serving import verified_models
+from serving._lock import object_path
 from tests.support import error_lines, free_ports, write_manifest
 from tests.unit.delivery import Delivery, make_delivery, refused
 
@@ -142,6 +144,18 @@ def test_a_listing_that_is_damaged_is_not_obeyed(delivery: Delivery) -> None:
     listing.chmod(0o444)
     said = refused(delivery, delivery.pull())  # and nothing on the volume
     assert said.startswith(f"model_repository/digits/golden in {delivery.remote} is damaged")
+
+
+def test_a_listing_that_the_lock_vouches_for_writes_nowhere_but_into_its_folder(delivery: Delivery) -> None:
+    listing = delivery.stored("golden")
+    content = listing.read_text().replace('"request.json"', '"../../../request.json"').encode()
+    name = hashlib.md5(content, usedforsecurity=False).hexdigest() + ".dir"
+    (delivery.remote / object_path(name)).parent.mkdir(parents=True, exist_ok=True)
+    (delivery.remote / object_path(name)).write_bytes(content)
+    lock = delivery.image / "dvc.lock"
+    lock.write_text(lock.read_text().replace(listing.parent.name + listing.name, name))
+    said = refused(delivery, delivery.pull())  # and nothing on the volume
+    assert "model_repository/digits/golden lists a file outside of it" in said
 
 
 @pytest.mark.parametrize("change", [lambda path: path.write_text("by hand"), lambda path: path.unlink()])
