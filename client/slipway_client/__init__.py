@@ -9,7 +9,8 @@ from slipway_client._errors import (
     ServerError,
     TritonError,
 )
-from slipway_client._images import read_image
+from slipway_client._images import read_example, read_image
+from slipway_client._texts import ask_texts, read_texts
 from slipway_client._transport import Transport
 from slipway_client._types import DTYPES, ModelSpec, Result, TensorSpec
 
@@ -27,7 +28,10 @@ __all__ = [
     "TensorSpec",
     "Transport",
     "TritonError",
+    "ask_texts",
     "check_inputs",
     "parse_url",
+    "read_example",
     "read_image",
+    "read_texts",
 ]

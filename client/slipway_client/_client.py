@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from slipway_client._errors import DeadlineExceeded, InvalidInput, TritonError
 from slipway_client._transport import Transport
-from slipway_client._types import DTYPES, Array, ModelSpec, Result, TensorSpec
+from slipway_client._types import DTYPES, Array, ModelSpec, Result, TensorSpec, as_bytes
 
 
 class Client:
@@ -140,16 +140,16 @@ def check_inputs(spec: ModelSpec, inputs: Mapping[str, npt.ArrayLike]) -> dict[s
 def _checked(spec: ModelSpec, tensor: TensorSpec, value: npt.ArrayLike) -> Array:
     array: Array = np.asarray(value)
     subject = f"input '{tensor.name}' of model '{spec.name}'"
-    fits = len(array.shape) == len(tensor.shape) and all(
-        want in (-1, have) for want, have in zip(tensor.shape, array.shape, strict=True)
-    )
-    if not fits or 0 in array.shape:
+    if not tensor.fits(array.shape) or 0 in array.shape:
         raise InvalidInput(subject, str(tensor), f"{_datatype(array)} {list(array.shape)}")
     wanted = DTYPES[tensor.datatype]
     if tensor.datatype == "BYTES":
         if array.dtype.kind not in "OSU":
             raise InvalidInput(subject, f"text or bytes {tensor}", f"{_datatype(array)} {list(array.shape)}")
-        return array.astype(np.object_)
+        try:
+            return as_bytes(array)
+        except UnicodeEncodeError as error:
+            raise InvalidInput(subject, "text that UTF-8 can hold", ascii(error.object)) from error
     if not np.can_cast(array.dtype, wanted, "safe"):
         raise InvalidInput(subject, str(tensor), f"{_datatype(array)} {list(array.shape)}")
     return np.ascontiguousarray(array, dtype=wanted)

@@ -36,3 +36,20 @@ class InvalidInput(TritonError, ValueError):
 
 class ServerError(TritonError):
     """The server refused or failed; the message is the server's."""
+
+
+def one_line(message: str) -> str:
+    """A message without its line breaks: a Python model's errors come with a trace of several lines."""
+    return " ".join(message.split())
+
+
+# What a server's HTTP and gRPC endpoints say when a streaming model is asked for one answer.
+DECOUPLED = "decoupled transaction policy"
+
+
+def streams(url: str, model: str) -> ServerError:
+    """The refusal of a decoupled model, with the way there is."""
+    return ServerError(
+        f"{url}: model '{model}' streams: it may send several responses to a request, and this request is for one "
+        "answer: ask it over gRPC streaming (`start_stream` of tritonclient.grpc)"
+    )

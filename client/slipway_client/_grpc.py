@@ -9,7 +9,15 @@ from typing import Any
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from slipway_client._errors import ConnectError, DeadlineExceeded, ModelNotFound, ServerError
+from slipway_client._errors import (
+    DECOUPLED,
+    ConnectError,
+    DeadlineExceeded,
+    ModelNotFound,
+    ServerError,
+    one_line,
+    streams,
+)
 from slipway_client._types import Array, ModelSpec, TensorSpec
 
 
@@ -56,7 +64,7 @@ class GrpcTransport:
             tensor.set_data_from_numpy(array)
             tensors.append(tensor)
         wanted = [triton.InferRequestedOutput(name) for name in outputs]
-        with self._errors(timeout):
+        with self._errors(timeout, spec.name):
             answer: Any = self._client.infer(spec.name, tensors, version, wanted, client_timeout=timeout)
         return {name: answer.as_numpy(name) for name in outputs}, answer.get_response().model_version
 
@@ -65,11 +73,11 @@ class GrpcTransport:
         self._client.close()
 
     @contextlib.contextmanager
-    def _errors(self, timeout: float) -> Iterator[None]:
+    def _errors(self, timeout: float, model: str = "") -> Iterator[None]:
         try:
             yield
         except InferenceServerException as error:
-            message = error.message()
+            message = one_line(error.message())
             status = str(error.status())
             if "DEADLINE_EXCEEDED" in status:
                 raise DeadlineExceeded(f"no answer from {self._url} within {timeout:g} s") from error
@@ -77,4 +85,6 @@ class GrpcTransport:
                 raise ConnectError(f"no server answers at {self._url}: start it, or pass its URL") from error
             if "NOT_FOUND" in status or "unknown model" in message:
                 raise ModelNotFound(f"{self._url}: {message}") from error
+            if DECOUPLED in message:
+                raise streams(self._url, model) from error
             raise ServerError(f"{self._url}: {message}") from error

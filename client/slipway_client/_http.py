@@ -10,7 +10,15 @@ from typing import Any
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from slipway_client._errors import ConnectError, DeadlineExceeded, ModelNotFound, ServerError
+from slipway_client._errors import (
+    DECOUPLED,
+    ConnectError,
+    DeadlineExceeded,
+    ModelNotFound,
+    ServerError,
+    one_line,
+    streams,
+)
 from slipway_client._types import Array, ModelSpec, TensorSpec
 
 
@@ -60,7 +68,7 @@ class HttpTransport:
             tensor.set_data_from_numpy(array)
             tensors.append(tensor)
         wanted = [triton.InferRequestedOutput(name) for name in outputs]
-        with self._errors():
+        with self._errors(spec.name):
             answer: Any = self._client.infer(spec.name, tensors, version, wanted)
         return {name: answer.as_numpy(name) for name in outputs}, answer.get_response()["model_version"]
 
@@ -69,13 +77,15 @@ class HttpTransport:
         self._client.close()
 
     @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, model: str = "") -> Iterator[None]:
         try:
             yield
         except InferenceServerException as error:
-            message = error.message()
+            message = one_line(error.message())
             if "unknown model" in message or "is not found" in message:
                 raise ModelNotFound(f"{self._url}: {message}") from error
+            if DECOUPLED in message:
+                raise streams(self._url, model) from error
             raise ServerError(f"{self._url}: {message}") from error
         except HTTPException as error:
             raise ConnectError(

@@ -1,118 +1,94 @@
-"""The same ONNX files in this process, without a server: `local:` and the path of a model repository."""
+"""A model repository in this process, without a server: `local:` and its path.
+
+The repository's Python models are code, and `local:` runs it: with the rights of this process and what is installed
+in its environment. Ask only repositories that you would start as a program.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-import numpy as np
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2 as pb
+from slipway_client._errors import ServerError, TritonError
+from slipway_client._local_ensemble import Ensemble, plan
+from slipway_client._local_onnx import OnnxModel
+from slipway_client._local_python import PythonModel
+from slipway_client._local_repository import LocalModel, find_model
+from slipway_client._types import DTYPES, Array, ModelSpec
 
-from slipway_client._errors import ModelNotFound, ServerError, TritonError
-from slipway_client._types import Array, ModelSpec, TensorSpec
+
+class LoadedModel(Protocol):
+    """A model that is open in this process."""
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], timeout: float) -> Mapping[str, Array]:
+        """Answer one request with the named outputs."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the model holds."""
+        ...
 
 
 class LocalTransport:
-    """ONNX Runtime sessions on the files of `repository`, opened when first asked."""
+    """The models of `repository` (onnxruntime, python, ensemble), each opened when first asked."""
 
     def __init__(self, repository: Path) -> None:
         self._repository = repository
-        self._sessions: dict[tuple[str, str], Any] = {}
+        self._loaded: dict[tuple[str, str], LoadedModel] = {}
 
     def server_ready(self, timeout: float) -> bool:
         """Whether the repository is there."""
         return self._repository.is_dir()
 
     def model_ready(self, model: str, version: str, timeout: float) -> bool:
-        """Whether the model's file is there."""
+        """Whether the model's files are there, for an ensemble those of its steps too."""
         try:
-            self._file(model, version)
+            found = find_model(self._repository, model, version)
+            if found.backend == "ensemble":
+                plan(self._repository, found)
         except TritonError:
             return False
         return True
 
     def spec(self, model: str, version: str, timeout: float) -> ModelSpec:
         """What config.pbtxt says, with the batch dimension that Triton's metadata would show."""
-        config = self._config(model)
-        batch = (-1,) if config.max_batch_size > 0 else ()
-
-        def tensors(entries: Any) -> tuple[TensorSpec, ...]:
-            names = {entry.name: pb.DataType.Name(entry.data_type).removeprefix("TYPE_") for entry in entries}
-            return tuple(
-                TensorSpec(e.name, "BYTES" if names[e.name] == "STRING" else names[e.name], (*batch, *e.dims))
-                for e in entries
-            )
-
-        return ModelSpec(
-            name=model,
-            version=self._file(model, version).parent.name,
-            inputs=tensors(config.input),
-            outputs=tensors(config.output),
-            max_batch_size=config.max_batch_size,
-        )
+        return find_model(self._repository, model, version).spec
 
     def infer(
         self, spec: ModelSpec, version: str, inputs: Mapping[str, Array], outputs: Sequence[str], timeout: float
     ) -> tuple[Mapping[str, Array], str]:
-        """Run the graph."""
-        session = self._session(self._file(spec.name, version))
-        try:
-            arrays = session.run(list(outputs), {name: _texts(array) for name, array in inputs.items()})
-        except Exception as error:
-            raise ServerError(f"ONNX Runtime cannot run model '{spec.name}': {error}") from error
-        return dict(zip(outputs, map(_bytes, arrays), strict=True)), spec.version
+        """Run the model; the version that answers is the one that `spec` names."""
+        found = find_model(self._repository, spec.name, version or spec.version)
+        return self._open(found).run(inputs, outputs, timeout), found.version
 
     def close(self) -> None:
-        """Forget the sessions."""
-        self._sessions.clear()
+        """Finalize and forget the models."""
+        while self._loaded:
+            self._loaded.popitem()[1].close()
 
-    def _config(self, model: str) -> Any:
-        path = self._repository / model / "config.pbtxt"
-        if not path.is_file():
-            have = sorted(p.parent.name for p in self._repository.glob("*/config.pbtxt"))
-            raise ModelNotFound(f"no model '{model}' in {self._repository}: it has {have}")
-        try:
-            return text_format.Parse(path.read_text(), pb.ModelConfig())
-        except text_format.ParseError as error:
-            raise TritonError(f"{path} is no Triton configuration: {error}") from error
+    def _open(self, model: LocalModel) -> LoadedModel:
+        key = (model.name, model.version)
+        if key not in self._loaded:
+            if model.backend == "ensemble":
+                self._loaded[key] = Ensemble(self._repository, model, self._step)
+            else:
+                self._loaded[key] = PythonModel(model) if model.backend == "python" else OnnxModel(model)
+        return self._loaded[key]
 
-    def _file(self, model: str, version: str) -> Path:
-        config = self._config(model)
-        if config.backend != "onnxruntime":
-            raise TritonError(f"model '{model}' has backend '{config.backend}': only onnxruntime runs without a server")
-        folder = self._repository / model
-        versions = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
-        chosen = version or (str(max(versions)) if versions else "1")
-        path = folder / chosen / (config.default_model_filename or "model.onnx")
-        if not path.is_file():
-            raise ModelNotFound(f"model '{model}' has no file {path}: run `slipway build {model}`, or `dvc pull`")
-        return path
-
-    def _session(self, path: Path) -> Any:
-        import onnxruntime
-
-        key = (path.parent.parent.name, path.parent.name)
-        if key not in self._sessions:
-            try:
-                self._sessions[key] = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-            except Exception as error:
-                raise ServerError(f"ONNX Runtime cannot open {path}: {error}") from error
-        return self._sessions[key]
-
-
-def _texts(array: Array) -> Array:
-    """ONNX Runtime takes text as `str`; BYTES may hold `bytes`, as a server takes them."""
-    if array.dtype != np.object_:
-        return array
-    values = [value.decode() if isinstance(value, bytes) else str(value) for value in array.ravel()]
-    return np.array(values, dtype=np.object_).reshape(array.shape)
-
-
-def _bytes(array: Any) -> Array:
-    """ONNX Runtime gives text as `str`; a server's BYTES are `bytes`."""
-    found: Array = np.asarray(array)
-    if found.dtype.kind not in "OU":
-        return found
-    return np.array([str(value).encode() for value in found.ravel()], dtype=np.object_).reshape(found.shape)
+    def _step(
+        self, name: str, version: str, inputs: Mapping[str, Array], outputs: Sequence[str], timeout: float
+    ) -> Mapping[str, Array]:
+        """Ask a step of an ensemble, which must get exactly what it takes: a server casts nothing either."""
+        model = find_model(self._repository, name, version)
+        for tensor in model.spec.inputs:
+            array = inputs[tensor.name]
+            if array.dtype != DTYPES[tensor.datatype] or not tensor.fits(array.shape):
+                raise ServerError(
+                    f"model '{name}': input '{tensor.name}': expected {tensor}, got {array.dtype} {list(array.shape)}"
+                )
+            if 0 < model.spec.max_batch_size < len(array):
+                raise ServerError(
+                    f"model '{name}': expected a batch of at most {model.spec.max_batch_size}, got {len(array)}"
+                )
+        return self._open(model).run(inputs, outputs, timeout)

@@ -29,6 +29,18 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 }
 
 
+def as_bytes(array: Array) -> Array:
+    """Text as the BYTES of either side of a server: an object array of `bytes`, `str` encoded as UTF-8.
+
+    Raises:
+        UnicodeEncodeError: a `str` that UTF-8 cannot hold (a lone surrogate).
+    """
+    result: Array = np.empty(array.size, dtype=np.object_)
+    for index, value in enumerate(array.ravel()):
+        result[index] = bytes(value) if isinstance(value, bytes) else str(value).encode()
+    return result.reshape(array.shape)
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """A tensor as the server names it: `datatype` in Triton's terms, -1 in `shape` where any size goes."""
@@ -36,6 +48,12 @@ class TensorSpec:
     name: str
     datatype: str
     shape: tuple[int, ...]
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of `shape` is one of this tensor's."""
+        return len(shape) == len(self.shape) and all(
+            want in (-1, have) for want, have in zip(self.shape, shape, strict=True)
+        )
 
     def __str__(self) -> str:
         sizes = ", ".join("n" if size < 0 else str(size) for size in self.shape)
@@ -51,6 +69,11 @@ class ModelSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether its only input is text (BYTES)."""
+        return len(self.inputs) == 1 and self.inputs[0].datatype == "BYTES"
 
 
 class Result(Mapping[str, Array]):

@@ -1,0 +1,96 @@
+"""A model repository on disk: which models it has, which version is asked, what config.pbtxt says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from slipway_client._errors import ModelNotFound, TritonError
+from slipway_client._types import ModelSpec, TensorSpec
+
+# What runs without a server, and the file that a version of it needs (an ensemble needs none).
+DEFAULT_FILES = {"onnxruntime": "model.onnx", "python": "model.py", "ensemble": ""}
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """One version of one model of a repository.
+
+    Attributes:
+        folder: `<repository>/<name>`; the version's files are in `folder / version`.
+        backend: `onnxruntime`, `python` or `ensemble`.
+        file: the graph or the Python file; the version's folder for an ensemble.
+        config: the `inference.ModelConfig` message of config.pbtxt. `configs/` is not read: what it changes is
+            on which device and in how many instances a server runs the same model.
+    """
+
+    name: str
+    version: str
+    folder: Path
+    backend: str
+    file: Path
+    config: Any
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What config.pbtxt says, with the batch dimension that Triton's metadata would show."""
+        batch = (-1,) if self.config.max_batch_size > 0 else ()
+        return ModelSpec(
+            name=self.name,
+            version=self.version,
+            inputs=tuple(_tensors(self.config.input, batch)),
+            outputs=tuple(_tensors(self.config.output, batch)),
+            max_batch_size=self.config.max_batch_size,
+        )
+
+
+def find_model(repository: Path, name: str, version: str) -> LocalModel:
+    """The model `name`, its newest version unless one is named.
+
+    Raises:
+        ModelNotFound: no such model, no such version, or the version lacks its file.
+        TritonError: config.pbtxt cannot be read, or names a backend that needs a server.
+    """
+    folder = repository / name
+    config = _config(repository, name)
+    backend = _backend(name, config)
+    versions = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+    chosen = version or (str(max(versions)) if versions else "1")
+    file = folder / chosen / (DEFAULT_FILES[backend] and (config.default_model_filename or DEFAULT_FILES[backend]))
+    if not (file.is_dir() if backend == "ensemble" else file.is_file()):
+        what = "folder" if backend == "ensemble" else "file"
+        raise ModelNotFound(f"model '{name}' has no {what} {file}: run `slipway build {name}`, or `dvc pull`")
+    return LocalModel(name, chosen, folder, backend, file, config)
+
+
+def _config(repository: Path, name: str) -> Any:
+    path = repository / name / "config.pbtxt"
+    if not path.is_file():
+        have = sorted(p.parent.name for p in repository.glob("*/config.pbtxt"))
+        raise ModelNotFound(f"no model '{name}' in {repository}: it has {have}")
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise TritonError(f"{path} is no Triton configuration: {error}") from error
+
+
+def _backend(name: str, config: Any) -> str:
+    if config.platform == "ensemble" or config.HasField("ensemble_scheduling"):
+        return "ensemble"
+    backend = config.backend or {"onnxruntime_onnx": "onnxruntime"}.get(config.platform, config.platform)
+    if backend not in DEFAULT_FILES:
+        raise TritonError(
+            f"model '{name}' has backend '{backend}': only {', '.join(DEFAULT_FILES)} run without a server"
+        )
+    return str(backend)
+
+
+def _tensors(entries: Any, batch: tuple[int, ...]) -> Iterable[TensorSpec]:
+    for entry in entries:
+        name = pb.DataType.Name(entry.data_type).removeprefix("TYPE_")
+        yield TensorSpec(entry.name, "BYTES" if name == "STRING" else name, (*batch, *entry.dims))
