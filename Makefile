@@ -41,7 +41,7 @@ clean: ## Remove both environments and build/
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	    || { echo "error: Python 3.11 is needed and '$(PYTHON)' is another: pass PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	@touch $@
 
 .venv/.complete: .venv/.installed pyproject.toml client/pyproject.toml

@@ -19,7 +19,7 @@ from pathlib import Path
 from model_build import BuildError, GateRefused
 from model_build.config import load_config
 
-STAGES = ("data", "train", "export", "repository")
+STAGES = ("data", "train", "export", "infer", "repository")
 
 
 def main() -> int:

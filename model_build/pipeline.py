@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shutil
@@ -16,14 +17,16 @@ from dvc.repo import Repo
 from dvc.rwlock import RWLockFileCorruptedError
 from dvc.stage.exceptions import StageCmdFailedError
 from dvc.utils.hydra import apply_overrides
+from ruamel.yaml import YAML
 
 from model_build._errors import BuildError, ConfigurationError, DataError
 from model_build.config import CONFIG_DIRECTORY, load_config, read_config
 from model_build.files import write_file
-from model_build.recipe import Dataset, load_recipe
+from model_build.recipe import load_export_recipe, load_recipe
 from model_build.stages.layout import BuildFiles
 
-FIRST_STAGE, LAST_STAGE = "data", "repository"
+FIRST_STAGE = "data"
+PIPELINE = "dvc.yaml"
 
 
 class StageFailed(BuildError):
@@ -91,11 +94,41 @@ def override(workspace: Path, model: str, overrides: Sequence[str]) -> None:
 
 def _reproduce(workspace: Path, model: str, force: bool) -> list[str]:
     with Repo(str(workspace)) as repo:
+        known = bool(_stages(repo, model))
+    if not known:
+        _add(workspace, model)
+    with Repo(str(workspace)) as repo:  # opened again: it keeps the dvc.yaml that it has read
+        stages = _stages(repo, model)
         ran = []
         if not force and _data_changed(workspace, model):
-            ran = repo.reproduce(targets=[f"{FIRST_STAGE}@{model}"], force=True, single_item=True)
-        ran += repo.reproduce(targets=[f"{LAST_STAGE}@{model}"], force=force)
+            first = [stage for stage in stages if stage.partition("@")[0].endswith(FIRST_STAGE)]
+            ran = repo.reproduce(targets=first, force=True, single_item=True)
+        ran += repo.reproduce(targets=stages, force=force)
         return [str(stage.addressing) for stage in ran]
+
+
+def _stages(repo: Repo, model: str) -> list[str]:
+    """Addresses of the model's stages in dvc.yaml."""
+    return [stage.addressing for stage in repo.index.stages if stage.addressing.endswith(f"@{model}")]
+
+
+def _add(workspace: Path, model: str) -> None:
+    """Write a model that dvc.yaml does not know into the list of its kind, comments kept."""
+    kind = load_export_recipe(load_config(workspace, model)).stages
+    path = workspace / PIPELINE
+    document = YAML()
+    document.width, document.preserve_quotes = 120, True
+    document.indent(mapping=2, sequence=4, offset=2)
+    content = document.load(path.read_text())
+    lists = [
+        stage["matrix"]["model"] for name, stage in content["stages"].items() if name.rpartition("-")[0] == kind[:-1]
+    ]
+    if not lists:
+        raise BuildError(f"{path} has no stages '{kind}...' for the recipe of model '{model}': add them")
+    lists[0].append(model)
+    text = io.StringIO()
+    document.dump(content, text)
+    write_file(path, text.getvalue().encode())
 
 
 def _data_changed(workspace: Path, model: str) -> bool:
@@ -104,9 +137,13 @@ def _data_changed(workspace: Path, model: str) -> bool:
     DVC knows the path from the configuration, and not what lies there.
     """
     config = load_config(workspace, model)
-    made = BuildFiles(workspace, model).data
-    if not config.data.path or not made.is_file():
+    if not getattr(getattr(config, "data", None), "path", None):
         return False
-    with contextlib.suppress(DataError):
-        return Dataset.from_file(made).source_sha256 != load_recipe(config).source_sha256()
+    recipe, files = load_recipe(config), BuildFiles(workspace, model)
+    try:
+        made_of = recipe.made_of_sha256(files)
+    except (DataError, FileNotFoundError):
+        return False  # stage data has not run, or its files are not whole: DVC knows
+    with contextlib.chdir(workspace), contextlib.suppress(DataError):  # where stages read a relative path from
+        return made_of != recipe.source_sha256()
     return True

@@ -1,109 +1,160 @@
-"""What a model has to say of itself so that the stages can train, export and gate it."""
+"""What the stages ask of a model. Most models are a `SingleGraph` (single_graph.py) and say far less than this."""
 
 from __future__ import annotations
 
-import io
-import zipfile
+import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from hydra.utils import get_class
 
-from model_build._errors import ConfigurationError, DataError
-from model_build.config import ModelConfig
+from model_build._errors import ConfigurationError
+from model_build.config import ModelConfig, ServedConfig
+from model_build.config.schema import require
+from model_build.stages.layout import BuildFiles
 
-if TYPE_CHECKING:  # torch costs seconds to import, and two stages of four do without it
-    from torch import Generator, Tensor, nn
-
-Floats = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
+Config = TypeVar("Config", bound=ModelConfig)
+Kind = TypeVar("Kind", bound="ExportRecipe[Any]")
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """Examples in three parts: inputs float32 `[n, ...]`, labels int64 `[n]`, and what they were read from."""
-
-    train_inputs: Floats
-    train_labels: Labels
-    validation_inputs: Floats
-    validation_labels: Labels
-    test_inputs: Floats
-    test_labels: Labels
-    source: str
-    source_sha256: str
-
-    def to_bytes(self) -> bytes:
-        """NumPy archive; the same examples give the same bytes."""
-        buffer = io.BytesIO()
-        arrays: dict[str, Any] = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
-        np.savez_compressed(buffer, **arrays)
-        return buffer.getvalue()
-
-    @classmethod
-    def from_file(cls, path: Path) -> Dataset:
-        """Read what `to_bytes` made."""
-        try:
-            with np.load(path) as archive:
-                values: dict[str, Any] = {f.name: archive[f.name] for f in fields(cls)}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} is no data set of Slipway ({error}): run `dvc repro`") from error
-        return cls(**{**values, "source": str(values["source"]), "source_sha256": str(values["source_sha256"])})
-
-
-class Recipe(ABC):
-    """One model: its data, its network, and how the network is served.
+class Inference:
+    """What a model did on the held-out part.
 
     Attributes:
-        input_name, output_name: names of the served tensors; both have a dynamic first dimension.
-        labels: names of the classes, in the order of the output's last dimension.
+        value: the metric that `gate.minimum` is for; higher is better.
+        examples: how many it was measured on.
+        details: further measures by name.
+        predictions: header and rows of predictions.csv, one row an example.
     """
 
-    input_name: str
-    output_name: str
-    labels: tuple[str, ...]
+    value: float
+    examples: int
+    predictions: Sequence[Sequence[object]]
+    details: Mapping[str, float | str] = field(default_factory=dict)
 
-    def __init__(self, config: ModelConfig) -> None:
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One folder of the model repository.
+
+    Attributes:
+        name: the folder's and the model's name.
+        gpu, cpu: `inference.ModelConfig` messages: config.pbtxt, and configs/cpu.pbtxt.
+        files: further files by their path in the folder.
+        inputs, outputs: the golden request and its answer, arrays by tensor name; text as `str` in object arrays.
+    """
+
+    name: str
+    gpu: Any
+    cpu: Any
+    files: Mapping[str, bytes]
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+
+
+class ExportRecipe(ABC, Generic[Config]):
+    """A network that is exported, and perhaps no more than that.
+
+    Attributes:
+        stages: prefix of the names of its stages in dvc.yaml.
+    """
+
+    stages = ""
+
+    def __init__(self, config: Config) -> None:
         self.config = config
 
     @abstractmethod
-    def load_data(self) -> Dataset:
-        """Read and divide the examples; the same configuration gives the same division."""
+    def export(self, files: BuildFiles) -> str:
+        """Stage export: write the ONNX files, compared with PyTorch; return a line with their versions and distance."""
+
+
+class Recipe(ExportRecipe[Config]):
+    """One model, from data to what Triton serves; each stage of dvc.yaml calls one method.
+
+    Attributes:
+        metric: name of what `infer` measures.
+        metric_range: smallest and largest value of it.
+    """
+
+    metric: str
+    metric_range = (0.0, 1.0)
+
+    def source_sha256(self) -> str | None:
+        """Hash of what stage data would read now at `data.path`; None where that is null."""
+        return None
+
+    def made_of_sha256(self, files: BuildFiles) -> str | None:
+        """The same hash of what it has read."""
+        return self.source(files)[1]
 
     @abstractmethod
-    def source_sha256(self) -> str:
-        """Hash of what `load_data` would read now, as in `Dataset.source_sha256`."""
+    def source(self, files: BuildFiles) -> tuple[str, str]:
+        """What stage data has read, in words, and its sha256."""
 
     @abstractmethod
-    def sample_files(self, dataset: Dataset) -> Mapping[str, bytes]:
-        """A few held-out examples as files that a person can open and `slipway predict` can send."""
+    def prepare(self, files: BuildFiles) -> str:
+        """Stage data: read, clean, divide; return a line that says what was read."""
 
     @abstractmethod
-    def network(self) -> nn.Module:
-        """The network to train, with fresh weights: inputs to logits `[n, classes]`."""
-
-    def augment(self, inputs: Tensor, random: Generator) -> Tensor:
-        """Vary a training batch `[n, ...]`; unchanged unless a recipe knows better."""
-        return inputs
+    def train(self, files: BuildFiles) -> str:
+        """Stage train: write the weights; return a line that says how it went."""
 
     @abstractmethod
-    def serving_network(self, trained: nn.Module) -> nn.Module:
-        """What is exported: the trained network with everything a client should not have to do."""
+    def infer(self, files: BuildFiles) -> Inference:
+        """Stage infer: answer the held-out part with the exported files."""
+
+    @abstractmethod
+    def serve(self, files: BuildFiles) -> Sequence[ServedModel]:
+        """Stage repository: everything that Triton serves of this model, the model itself last."""
 
 
-def load_recipe(config: ModelConfig) -> Recipe:
-    """Return the recipe that `config.recipe` names, as `package.module.Class`."""
+def load_recipe(config: ModelConfig) -> Recipe[Any]:
+    """Return the recipe that `config.recipe` names, as `package.module.Class`.
+
+    Raises:
+        ConfigurationError: there is no such class, it is of another kind, or it cannot reach `gate.minimum`.
+    """
+    recipe: Recipe[Any] = _load(config, Recipe)  # type: ignore[type-abstract]
+    if isinstance(config, ServedConfig):
+        low, high = recipe.metric_range
+        inside = low <= config.gate.minimum <= high
+        require(inside, "gate.minimum", config.gate.minimum, f"{low:g} to {high:g}, the range of {recipe.metric}")
+    return recipe
+
+
+def load_export_recipe(config: ModelConfig) -> ExportRecipe[Any]:
+    """The same, for a model that needs no more than stage export."""
+    return _load(config, ExportRecipe)  # type: ignore[type-abstract]
+
+
+def _load(config: ModelConfig, kind: type[Kind]) -> Kind:
+    expected = f"expected package.module.Class, a subclass of model_build.recipe.{kind.__name__}"
+    module, _, name = config.recipe.rpartition(".")
     try:
-        found = get_class(config.recipe)
-    except Exception as error:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the user's file does while it is imported
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigurationError(
-            f"recipe '{config.recipe}' of model '{config.name}' cannot be imported: expected package.module.Class, "
-            f"a subclass of model_build.recipe.Recipe ({str(error).splitlines()[0]})"
+            f"recipe '{config.recipe}' of model '{config.name}' cannot be imported ({type(error).__name__}: {reason}): "
+            f"{expected}"
         ) from error
-    if not issubclass(found, Recipe):
-        raise ConfigurationError(f"recipe '{config.recipe}' is not a subclass of model_build.recipe.Recipe")
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise ConfigurationError(f"recipe '{config.recipe}' of model '{config.name}' is something else: {expected}")
     return found(config)
+
+
+def as_text(values: Sequence[str]) -> Array:
+    """A column of texts `[n, 1]`, as a model with BYTES tensors takes and gives it."""
+    return np.array(values, dtype=np.object_).reshape(-1, 1)
+
+
+def read_served_code(folder: Path, *names: str) -> dict[str, bytes]:
+    """Python files that a Triton model is made of, as files of its version 1."""
+    return {f"1/{name}": (folder / name).read_bytes() for name in names}

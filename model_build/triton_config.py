@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import onnxruntime as ort
+import numpy.typing as npt
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.utils import np_to_triton_dtype
 
 from model_build._errors import ExportError
-from model_build.config import ModelConfig
+from model_build.config import TritonConfig
+from model_build.onnx_export import open_session
+from model_build.recipe import ServedModel
 
 LABELS_FILE = "labels.txt"
+
+Array = npt.NDArray[Any]
 
 # ONNX Runtime's names of tensor types in Triton's (DataType).
 _TYPES = {
     "tensor(bool)": pb.TYPE_BOOL,
     "tensor(uint8)": pb.TYPE_UINT8,
+    "tensor(uint16)": pb.TYPE_UINT16,
+    "tensor(uint32)": pb.TYPE_UINT32,
+    "tensor(uint64)": pb.TYPE_UINT64,
     "tensor(int8)": pb.TYPE_INT8,
+    "tensor(int16)": pb.TYPE_INT16,
     "tensor(int32)": pb.TYPE_INT32,
     "tensor(int64)": pb.TYPE_INT64,
     "tensor(float16)": pb.TYPE_FP16,
@@ -28,29 +37,129 @@ _TYPES = {
 }
 
 
-def gpu_config(config: ModelConfig, session: ort.InferenceSession) -> bytes:
-    """config.pbtxt: NVIDIA's onnxruntime backend on a GPU."""
-    message = _common(config, session)
-    message.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=config.triton.gpu_instances)
-    return _text(message, config)
+def graph_model(
+    name: str,
+    content: bytes,
+    config: TritonConfig,
+    *,
+    files: Mapping[str, bytes],
+    inputs: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+) -> ServedModel:
+    """One ONNX file behind the onnxruntime backend: NVIDIA's on a GPU, on a CPU with threads of its own.
+
+    Args:
+        name: of the model.
+        content: the ONNX file.
+        config: batching, instances, threads.
+        files: further files of the folder; labels.txt names the classes of every output.
+        inputs: golden request.
+        outputs: its answer.
+    """
+    session = open_session(content)
+    gpu, cpu = (pb.ModelConfig(name=name, backend="onnxruntime") for _ in range(2))
+    for message in (gpu, cpu):
+        for node in session.get_inputs():
+            message.input.add(name=node.name, data_type=_type(node), dims=_dims(node))
+        for node in session.get_outputs():
+            labels = LABELS_FILE if LABELS_FILE in files else ""
+            message.output.add(name=node.name, data_type=_type(node), dims=_dims(node), label_filename=labels)
+        _batching(message, config)
+    gpu.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=config.gpu_instances)
+    cpu.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=config.cpu_instances)
+    cpu.parameters["intra_op_thread_count"].string_value = str(config.cpu_threads)
+    return ServedModel(name, gpu, cpu, {**files, "1/model.onnx": content}, inputs, outputs)
 
 
-def cpu_config(config: ModelConfig, session: ort.InferenceSession) -> bytes:
-    """configs/cpu.pbtxt, which `--model-config-name=cpu` takes instead."""
-    message = _common(config, session)
-    message.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=config.triton.cpu_instances)
-    message.parameters["intra_op_thread_count"].string_value = str(config.triton.cpu_threads)
-    return _text(message, config)
+def python_model(
+    name: str,
+    config: TritonConfig,
+    *,
+    files: Mapping[str, bytes],
+    parameters: Mapping[str, object],
+    inputs: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+    variable: Sequence[str] = (),
+    decoupled: bool = False,
+) -> ServedModel:
+    """A `model.py` behind the Python backend, on the CPU of either server.
+
+    Args:
+        name: of the model.
+        config: batching; instances and threads of a CPU.
+        files: the folder's files, `1/model.py` among them.
+        parameters: of config.pbtxt, beside `intra_op_thread_count`.
+        inputs: golden request, arrays `[n, ...]`; they also give names, types and shapes of the tensors.
+        outputs: its answer, in the same way.
+        variable: tensors whose last dimension is dynamic.
+        decoupled: several responses to a request.
+    """
+    message = pb.ModelConfig(name=name, backend="python")
+    for tensors, arrays in ((message.input, inputs), (message.output, outputs)):
+        for tensor, array in arrays.items():
+            dims = [*array.shape[1:-1], -1] if tensor in variable else array.shape[1:]
+            tensors.add(name=tensor, data_type=_array_type(array), dims=dims)
+    _batching(message, config)
+    message.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=config.cpu_instances)
+    for key, value in {"intra_op_thread_count": config.cpu_threads, **parameters}.items():
+        message.parameters[key].string_value = str(value)
+    message.model_transaction_policy.decoupled = decoupled
+    return ServedModel(name, message, message, files, inputs, outputs)
 
 
-def _common(config: ModelConfig, session: ort.InferenceSession) -> Any:
-    message = pb.ModelConfig(name=config.name, backend="onnxruntime", max_batch_size=config.triton.max_batch_size)
-    for node in session.get_inputs():
-        message.input.add(name=node.name, data_type=_type(node), dims=_dims(node))
-    for node in session.get_outputs():
-        message.output.add(name=node.name, data_type=_type(node), dims=_dims(node), label_filename=LABELS_FILE)
-    message.dynamic_batching.max_queue_delay_microseconds = config.triton.max_queue_delay_us
-    return message
+def ensemble(
+    name: str,
+    config: TritonConfig,
+    steps: Sequence[tuple[ServedModel, Mapping[str, str], Mapping[str, str]]],
+    files: Mapping[str, bytes],
+) -> ServedModel:
+    """Models that Triton runs one after the other.
+
+    The ensemble's own input is the first step's, its output the last step's.
+
+    Args:
+        name: of the ensemble.
+        config: its largest batch.
+        steps: each model, with the ensemble's tensor by the name of the model's input, and of the model's output.
+        files: of the folder: Triton takes no model without a version.
+    """
+    (first, first_inputs, _), (last, _, last_outputs) = steps[0], steps[-1]
+    message = pb.ModelConfig(name=name, platform="ensemble", max_batch_size=config.max_batch_size)
+    for tensor in first.cpu.input:
+        message.input.add(name=first_inputs[tensor.name], data_type=tensor.data_type, dims=tensor.dims)
+    for tensor in last.cpu.output:
+        message.output.add(name=last_outputs[tensor.name], data_type=tensor.data_type, dims=tensor.dims)
+    for model, inputs, outputs in steps:
+        step = message.ensemble_scheduling.step.add(model_name=model.name, model_version=-1)
+        step.input_map.update(inputs)
+        step.output_map.update(outputs)
+    return ServedModel(
+        name,
+        message,
+        message,
+        files,
+        {first_inputs[tensor]: array for tensor, array in first.inputs.items()},
+        {last_outputs[tensor]: array for tensor, array in last.outputs.items()},
+    )
+
+
+def to_text(message: Any, model: str) -> bytes:
+    """The message as a file that says who wrote it: the configuration of `model`."""
+    head = (
+        f"# Written by `slipway build {model}` from model_build/conf/{model}.yaml: change it there.\n"
+        "# proto-file: model_config.proto\n# proto-message: inference.ModelConfig\n\n"
+    )
+    return (head + text_format.MessageToString(message, use_short_repeated_primitives=True)).encode()
+
+
+def _batching(message: Any, config: TritonConfig) -> None:
+    message.max_batch_size = config.max_batch_size
+    message.dynamic_batching.max_queue_delay_microseconds = config.max_queue_delay_us
+
+
+def _array_type(array: Array) -> int:
+    name = np_to_triton_dtype(array.dtype)
+    return int(pb.DataType.Value("TYPE_STRING" if name == "BYTES" else f"TYPE_{name}"))
 
 
 def _type(node: Any) -> int:
@@ -61,14 +170,6 @@ def _type(node: Any) -> int:
     return int(_TYPES[node.type])
 
 
-def _dims(node: Any) -> Iterable[int]:
+def _dims(node: Any) -> list[int]:
     """Shape without the batch dimension, -1 where it is dynamic."""
     return [size if isinstance(size, int) else -1 for size in node.shape[1:]]
-
-
-def _text(message: Any, config: ModelConfig) -> bytes:
-    head = (
-        f"# Written by `slipway build {config.name}` from model_build/conf/{config.name}.yaml: change it there.\n"
-        "# proto-file: model_config.proto\n# proto-message: inference.ModelConfig\n\n"
-    )
-    return (head + text_format.MessageToString(message, use_short_repeated_primitives=True)).encode()

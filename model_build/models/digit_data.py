@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,3 +127,22 @@ def _check_range(path: Path, values: npt.NDArray[np.integer], largest: int, what
 
 def _examples(pixels: npt.NDArray[np.integer], labels: npt.NDArray[np.integer]) -> Examples:
     return (pixels[:, np.newaxis] / np.float32(255)).astype(np.float32), labels.astype(np.int64)
+
+
+def png_of_each(
+    images: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], names: Sequence[str]
+) -> dict[str, bytes]:
+    """The first image of each class as PNG: greyscale of one channel, or RGB of three."""
+    files = {}
+    for index, name in enumerate(names):
+        (found,) = np.nonzero(labels == index)
+        if found.size:
+            files[f"{name}.png"] = _png(images[found[0]])
+    return files
+
+
+def _png(image: npt.NDArray[np.float32]) -> bytes:
+    pixels = np.rint(image * 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
-from torch.nn import functional
 
-from model_build._errors import DataError
-from model_build.models.digit_data import SIDE, Examples, read_examples
-from model_build.recipe import Dataset, Recipe
+from model_build.dataset import Dataset, divide
+from model_build.models.digit_data import SIDE, png_of_each, read_examples
+from model_build.single_graph import SingleGraph, shift
 
 CHANNELS = (8, 16)
 MAX_SHIFT = 2
@@ -45,82 +40,30 @@ class DigitNetwork(nn.Module):
         return logits
 
 
-class WithProbabilities(nn.Module):
-    """A classifier whose answer is probabilities, `[n, classes]`, each row summing to 1."""
-
-    def __init__(self, classifier: nn.Module) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Softmax of the classifier's logits."""
-        return torch.softmax(self.classifier(image), dim=1)
-
-
-class Digits(Recipe):
+class Digits(SingleGraph):
     """Handwritten digits: `image` float32 `[n, 1, 28, 28]` in 0..1, `probabilities` float32 `[n, 10]`."""
 
     input_name = "image"
-    output_name = "probabilities"
     labels = tuple("0123456789")
 
     def load_data(self) -> Dataset:
         """Read scikit-learn's scans, IDX files or a Kaggle CSV, and divide them."""
         data = self.config.data
-        examples = read_examples(Path(data.path) if data.path else None)
-        if examples.test is None:
-            rest, test = _divide(examples.train, data.test_fraction, data.split_seed)
-            share = data.validation_fraction / (1 - data.test_fraction)
-        else:
-            rest, test, share = examples.train, examples.test, data.validation_fraction
-        train, validation = _divide(rest, share, data.split_seed)
-        return Dataset(*train, *validation, *test, source=examples.source, source_sha256=examples.sha256)
+        read = read_examples(Path(data.path) if data.path else None)
+        return divide(read.train, data, source=read.source, sha256=read.sha256, test=read.test)
 
-    def source_sha256(self) -> str:
+    def source_sha256(self) -> str | None:
         """Hash of the digits that `data.path` names."""
-        path = self.config.data.path
-        return read_examples(Path(path) if path else None).sha256
+        return read_examples(Path(self.config.data.path)).sha256 if self.config.data.path else None
 
     def sample_files(self, dataset: Dataset) -> Mapping[str, bytes]:
         """The first held-out image of each digit, as 28x28 greyscale PNG."""
-        files = {}
-        for digit, label in enumerate(self.labels):
-            (indices,) = np.nonzero(dataset.test_labels == digit)
-            if indices.size:
-                files[f"{label}.png"] = _png(dataset.test_inputs[indices[0], 0])
-        return files
+        return png_of_each(dataset.test_inputs, dataset.test_labels, self.labels)
 
     def network(self) -> nn.Module:
         """A fresh DigitNetwork."""
         return DigitNetwork()
 
     def augment(self, inputs: Tensor, random: torch.Generator) -> Tensor:
-        """Shift each image by up to MAX_SHIFT pixels either way; zeros come in at the edge."""
-        count = len(inputs)
-        padded = functional.pad(inputs[:, 0], (MAX_SHIFT,) * 4)
-        rows, columns = torch.randint(0, 2 * MAX_SHIFT + 1, (2, count, 1), generator=random) + torch.arange(SIDE)
-        images = torch.arange(count)[:, None, None]
-        return padded[images, rows[:, :, None], columns[:, None, :]].unsqueeze(1)
-
-    def serving_network(self, trained: nn.Module) -> nn.Module:
-        """Probabilities instead of logits."""
-        return WithProbabilities(trained)
-
-
-def _divide(part: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
-    images, labels = part
-    try:
-        rest, held, rest_labels, held_labels = train_test_split(
-            images, labels, test_size=fraction, random_state=seed, stratify=labels
-        )
-    except ValueError as error:
-        raise DataError(
-            f"{len(labels)} examples cannot be divided by label ({error}): give more of each digit"
-        ) from error
-    return (rest, rest_labels), (held, held_labels)
-
-
-def _png(pixels: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(buffer, format="PNG")
-    return buffer.getvalue()
+        """Shift each image by up to MAX_SHIFT pixels either way."""
+        return shift(inputs, MAX_SHIFT, random)

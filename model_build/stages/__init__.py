@@ -1,1 +1,1 @@
-"""The stages of `dvc.yaml`, in their order: data, train, export, repository. Each reads files and writes files."""
+"""The stages of `dvc.yaml` in their order: data, train, export, infer, repository. Each reads and writes files."""

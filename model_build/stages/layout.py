@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class BuildFiles:
-    """Files of one model between the stages (`build/<model>/`) and at their end (`model_repository/<model>/`)."""
+    """Files of one model between the stages (`build/<model>/`) and at their end (`model_repository/`)."""
 
     workspace: Path
     model: str
@@ -24,6 +24,11 @@ class BuildFiles:
         return self.folder / "data.npz"
 
     @property
+    def corpus(self) -> Path:
+        """Folder of texts and of the tokenizers made of them, where the data is text."""
+        return self.folder / "corpus"
+
+    @property
     def samples(self) -> Path:
         """Folder of held-out examples that a person can open."""
         return self.folder / "samples"
@@ -32,6 +37,11 @@ class BuildFiles:
     def weights(self) -> Path:
         """The trained weights (safetensors)."""
         return self.folder / "weights.safetensors"
+
+    @property
+    def pretrained(self) -> Path:
+        """Folder with the configuration and the tokenizer of pretrained weights."""
+        return self.folder / "pretrained"
 
     @property
     def training(self) -> Path:
@@ -44,6 +54,21 @@ class BuildFiles:
         return self.folder / "model.onnx"
 
     @property
+    def graphs(self) -> Path:
+        """Folder of the exported graphs and their tokenizers, where there are several."""
+        return self.folder / "graphs"
+
+    @property
+    def metrics(self) -> Path:
+        """What was measured on the held-out part (JSON)."""
+        return self.folder / "metrics.json"
+
+    @property
+    def predictions(self) -> Path:
+        """The answer to each held-out example (CSV)."""
+        return self.folder / "predictions.csv"
+
+    @property
     def repository(self) -> Path:
-        """The model's folder in Triton's model repository."""
-        return self.workspace / "model_repository" / self.model
+        """Triton's model repository."""
+        return self.workspace / "model_repository"

@@ -1,125 +1,158 @@
-"""Stage repository: measure the exported model on held-out data; write the model repository, or refuse."""
+"""Stage repository: gate on the held-out metric; write what Triton serves, or refuse."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
+from tritonclient.utils import np_to_triton_dtype
 
 from model_build import tracking
-from model_build._errors import GateRefused
-from model_build.config import ModelConfig
+from model_build._errors import DataError, GateRefused
+from model_build.config import ModelConfig, ServedConfig
 from model_build.files import sha256, write_files
 from model_build.provenance import Commit, tool_versions
-from model_build.recipe import Dataset, Floats, Recipe, load_recipe
+from model_build.recipe import Array, Recipe, ServedModel, load_recipe
 from model_build.stages.layout import BuildFiles
 from model_build.target import TARGET
-from model_build.triton_config import LABELS_FILE, cpu_config, gpu_config
+from model_build.triton_config import to_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def run(workspace: Path, config: ModelConfig) -> str:
-    """Write the model's folder of the repository; return a line with its score.
+    """Write the model's folders of the repository; return a line with its score.
 
     Raises:
-        GateRefused: the held-out accuracy is below `gate.min_accuracy`; the repository stays as it was.
+        GateRefused: the held-out metric is below `gate.minimum`; the repository stays as it was.
     """
+    assert isinstance(config, ServedConfig)  # dvc.yaml has this stage for no other
     files = BuildFiles(workspace, config.name)
     recipe = load_recipe(config)
-    dataset = Dataset.from_file(files.data)
-    content = files.onnx.read_bytes()
-    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
-    accuracy = held_out_accuracy(session, dataset)
+    metrics = _metrics(files)
+    served = recipe.serve(files)
     with tracking.resumed_run(workspace, config.name, sha256(files.weights)) as mlflow:
-        mlflow.log_metrics({"test_accuracy": accuracy})
-        _refuse_below(accuracy, config)
-        _log_model(mlflow, content, dataset.test_inputs[:1], session)
-    request, response = golden(session, config, dataset.test_inputs[:1])
-    contents = {
-        "config.pbtxt": gpu_config(config, session),
-        "configs/cpu.pbtxt": cpu_config(config, session),
-        LABELS_FILE: _labels(recipe),
-        "golden/request.json": request,
-        "golden/response.json": response,
-        "1/model.onnx": content,
-    }
-    manifest = _manifest(workspace, config, dataset, contents, accuracy)
-    contents["manifest.json"] = json.dumps(manifest, indent=2).encode() + b"\n"
-    write_files({files.repository / name: data for name, data in contents.items()})
-    return f"held-out accuracy {accuracy:.4f} (gate {config.gate.min_accuracy}), written to {files.repository}"
+        _refuse_below(metrics, config)
+        for model in served:
+            _log_graphs(mlflow, model)
+    contents: dict[Path, bytes] = {}
+    for model in served:
+        folder = files.repository / model.name
+        folder_contents = _folder(model, config)
+        manifest = _manifest(workspace, config, recipe, files, metrics, folder_contents)
+        folder_contents["manifest.json"] = json.dumps(manifest, indent=2).encode() + b"\n"
+        contents |= {folder / name: content for name, content in folder_contents.items()}
+    write_files(contents)
+    names = ", ".join(model.name for model in served)
+    measured = f"held-out {metrics['metric']} {metrics['value']:.4f} (gate {config.gate.minimum:g})"
+    return f"{measured}, written to {files.repository.name}/: {names}"
 
 
-def held_out_accuracy(session: ort.InferenceSession, dataset: Dataset) -> float:
-    """Share of the test part that ONNX Runtime classifies correctly."""
-    name = session.get_inputs()[0].name
-    answers = [session.run(None, {name: batch})[0] for batch in _batches(dataset.test_inputs)]
-    return float((np.concatenate(answers).argmax(axis=1) == dataset.test_labels).mean())
+def _metrics(files: BuildFiles) -> dict[str, Any]:
+    try:
+        metrics: dict[str, Any] = json.loads(files.metrics.read_bytes())
+        return {**metrics, "metric": str(metrics["metric"]), "value": float(metrics["value"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{files.metrics} is not what stage infer writes ({error!r}): run `dvc repro`") from error
 
 
-def golden(session: ort.InferenceSession, config: ModelConfig, example: Floats) -> tuple[bytes, bytes]:
-    """Bodies of a request and of its answer in the v2 inference protocol's JSON; `example` float32 `[1, ...]`."""
-    node, output = session.get_inputs()[0], session.get_outputs()[0]
-    (answer,) = session.run([output.name], {node.name: example})
-    request = {"inputs": [_tensor(node.name, example)], "outputs": [{"name": output.name}]}
-    response = {
-        "model_name": config.name,
-        "model_version": "1",
-        "parameters": {"atol": config.gate.golden_atol},
-        "outputs": [_tensor(output.name, answer)],
-    }
-    return json.dumps(request).encode() + b"\n", json.dumps(response).encode() + b"\n"
-
-
-def _tensor(name: str, array: Floats) -> dict[str, Any]:
-    return {"name": name, "datatype": "FP32", "shape": list(array.shape), "data": array.ravel().tolist()}
-
-
-def _batches(inputs: Floats) -> list[Floats]:
-    return np.split(inputs, range(256, len(inputs), 256))
-
-
-def _refuse_below(accuracy: float, config: ModelConfig) -> None:
-    if accuracy < config.gate.min_accuracy:
+def _refuse_below(metrics: Mapping[str, Any], config: ServedConfig) -> None:
+    if not metrics["value"] >= config.gate.minimum:
         raise GateRefused(
-            f"held-out accuracy {accuracy:.4f} is below gate.min_accuracy {config.gate.min_accuracy}: "
-            f"model_repository/{config.name} was not changed; train longer or on more data"
+            f"held-out {metrics['metric']} {metrics['value']:.4f} is below gate.minimum {config.gate.minimum:g}: "
+            "model_repository/ was not changed; train longer or on more data"
         )
 
 
-def _labels(recipe: Recipe) -> bytes:
-    return "".join(f"{label}\n" for label in recipe.labels).encode()
+def _folder(model: ServedModel, config: ServedConfig) -> dict[str, bytes]:
+    """Every file of one served model but its manifest."""
+    request, response = golden(model, config.gate.golden_atol)
+    return {
+        "config.pbtxt": to_text(model.gpu, config.name),
+        "configs/cpu.pbtxt": to_text(model.cpu, config.name),
+        "golden/request.json": request,
+        "golden/response.json": response,
+        **model.files,
+    }
 
 
-def _log_model(mlflow: Any, content: bytes, example: Floats, session: ort.InferenceSession) -> None:
+def golden(model: ServedModel, atol: float) -> tuple[bytes, bytes]:
+    """Bodies of a request and of its answer in the v2 inference protocol's JSON."""
+    request = {
+        "inputs": [_tensor(name, array) for name, array in model.inputs.items()],
+        "outputs": [{"name": name} for name in model.outputs],
+    }
+    parameters = {"atol": atol}
+    if model.cpu.model_transaction_policy.decoupled:
+        parameters["stream"] = True  # text is the pieces joined, a number the last one
+    response = {
+        "model_name": model.name,
+        "model_version": "1",
+        "parameters": parameters,
+        "outputs": [_tensor(name, array) for name, array in model.outputs.items()],
+    }
+    return _json(request), _json(response)
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False).encode() + b"\n"
+
+
+def _tensor(name: str, array: Array) -> dict[str, Any]:
+    datatype = np_to_triton_dtype(array.dtype)
+    return {"name": name, "datatype": datatype, "shape": list(array.shape), "data": array.ravel().tolist()}
+
+
+def _log_graphs(mlflow: Any, model: ServedModel) -> None:
+    """The ONNX files as MLflow models: `model` where it is the only one, else by the names of their files."""
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    def schema(nodes: Any) -> Schema:
-        return Schema([TensorSpec(np.dtype(np.float32), (-1, *node.shape[1:]), node.name) for node in nodes])
+    def schema(tensors: Any) -> Schema:
+        return Schema(
+            [TensorSpec(np.dtype(_onnx_dtype(one)), _onnx_shape(one), one.name) for one in tensors],
+        )
 
-    mlflow.onnx.log_model(
-        onnx.load_from_string(content),
-        name="model",
-        signature=ModelSignature(schema(session.get_inputs()), schema(session.get_outputs())),
-        pip_requirements=[f"{tool}=={version}" for tool, version in tool_versions().items() if tool in _SERVING_TOOLS],
-        save_as_external_data=False,
-    )
+    graphs = {Path(name).stem: content for name, content in model.files.items() if name.endswith(".onnx")}
+    for name, content in graphs.items():
+        graph = onnx.load_from_string(content)
+        mlflow.onnx.log_model(
+            graph,
+            name=name if len(graphs) > 1 else "model",
+            signature=ModelSignature(schema(graph.graph.input), schema(graph.graph.output)),
+            pip_requirements=[f"{tool}=={version}" for tool, version in tool_versions().items() if tool in _RUNTIME],
+            save_as_external_data=False,
+        )
 
 
-_SERVING_TOOLS = ("onnx", "onnxruntime", "numpy")
+_RUNTIME = ("onnx", "onnxruntime", "numpy")
+
+
+def _onnx_dtype(tensor: Any) -> Any:
+    return onnx.helper.tensor_dtype_to_np_dtype(tensor.type.tensor_type.elem_type)
+
+
+def _onnx_shape(tensor: Any) -> tuple[int, ...]:
+    """-1 where it is dynamic."""
+    return tuple(one.dim_value or -1 for one in tensor.type.tensor_type.shape.dim)
 
 
 def _manifest(
-    workspace: Path, config: ModelConfig, dataset: Dataset, contents: dict[str, bytes], accuracy: float
+    workspace: Path,
+    config: ServedConfig,
+    recipe: Recipe[Any],
+    files: BuildFiles,
+    metrics: Mapping[str, Any],
+    contents: Mapping[str, bytes],
 ) -> dict[str, Any]:
     commit = Commit.of(workspace)
-    model = onnx.load_from_string(contents["1/model.onnx"])
+    graphs = {name: onnx.load_from_string(data) for name, data in contents.items() if name.endswith(".onnx")}
+    source, source_sha256 = recipe.source(files)
     return {
         "schema": SCHEMA_VERSION,
         "model": config.name,
@@ -127,15 +160,13 @@ def _manifest(
         "files": {
             name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in contents.items()
         },
-        "onnx": {"opset": config.export.opset, "ir_version": model.ir_version, "nodes": len(model.graph.node)},
-        "target": {"triton": TARGET.triton_release, "onnxruntime": TARGET.onnxruntime},
-        "gate": {
-            "metric": "accuracy",
-            "value": accuracy,
-            "minimum": config.gate.min_accuracy,
-            "examples": len(dataset.test_labels),
+        "onnx": {
+            name: {"opset": config.export.opset, "ir_version": graph.ir_version, "nodes": len(graph.graph.node)}
+            for name, graph in graphs.items()
         },
-        "data": {"source": dataset.source, "sha256": dataset.source_sha256},
+        "target": {"triton": TARGET.triton_release, "onnxruntime": TARGET.onnxruntime},
+        "gate": {**metrics, "minimum": config.gate.minimum},
+        "data": {"source": source, "sha256": source_sha256},
         "seed": config.seed,
         "git": {"commit": commit.sha, "dirty": commit.dirty},
         "tools": tool_versions(),

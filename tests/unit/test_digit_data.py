@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import gzip
+import io
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from model_build import DataError
-from model_build.config import load_config
+from model_build.config import SingleGraphConfig, load_config
+from model_build.dataset import Dataset
+from model_build.models.alexnet import AlexNetDigits
 from model_build.models.digit_data import read_examples
-from model_build.recipe import Dataset, load_recipe
+from model_build.models.digits import Digits
 from tests.support import ROOT
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (40, 28, 28), dtype=np.uint8)
 LABELS = np.arange(40, dtype=np.uint8) % 10
+
+
+def digits(model: str = "digits", path: Path | None = None) -> Digits | AlexNetDigits:
+    config = load_config(ROOT, model)
+    assert isinstance(config, SingleGraphConfig)
+    config.data.path = str(path) if path else None
+    return Digits(config) if model == "digits" else AlexNetDigits(config)
 
 
 def idx(array: npt.NDArray[np.uint8]) -> bytes:
@@ -51,16 +62,15 @@ def test_mnists_own_test_files_become_the_held_out_part(tmp_path: Path) -> None:
     write_idx(tmp_path)
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(PIXELS[:7]))
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(LABELS[:7]))
-    config = load_config(ROOT, "digits")
-    config.data.path = str(tmp_path)
-    config.data.validation_fraction = 0.25
-    dataset = load_recipe(config).load_data()
+    recipe = digits(path=tmp_path)
+    recipe.config.data.validation_fraction = 0.25
+    dataset = recipe.load_data()
     np.testing.assert_array_equal(dataset.test_labels, LABELS[:7])
     assert len(dataset.train_labels) + len(dataset.validation_labels) == 40
 
 
 def test_the_bundled_scans_are_divided_the_same_way_each_time_and_without_overlap(tmp_path: Path) -> None:
-    recipe = load_recipe(load_config(ROOT, "digits"))
+    recipe = digits()
     first, second = recipe.load_data(), recipe.load_data()
     assert first.to_bytes() == second.to_bytes()
     parts = (first.train_inputs, first.validation_inputs, first.test_inputs)
@@ -104,10 +114,8 @@ def test_idx_files_that_are_missing_cut_off_or_of_different_lengths_are_refused(
 
 def test_too_few_digits_to_divide_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("\n".join(csv_text().splitlines()[:4]))
-    config = load_config(ROOT, "digits")
-    config.data.path = str(tmp_path / "train.csv")
-    with pytest.raises(DataError, match=r"3 examples cannot be divided by label .* give more of each digit"):
-        load_recipe(config).load_data()
+    with pytest.raises(DataError, match=r"3 examples cannot be divided by label .* give more of each class"):
+        digits(path=tmp_path / "train.csv").load_data()
 
 
 def test_a_packed_file_that_is_damaged_is_refused(tmp_path: Path) -> None:
@@ -121,3 +129,43 @@ def test_a_packed_file_that_is_damaged_is_refused(tmp_path: Path) -> None:
 def test_a_path_that_does_not_exist_is_refused() -> None:
     with pytest.raises(DataError, match="does not exist: expected a Kaggle CSV file or a folder"):
         read_examples(Path("/nowhere/train.csv"))
+
+
+def test_alexnet_has_the_same_digits_enlarged_in_three_equal_channels_and_the_same_division() -> None:
+    small, large = digits().load_data(), digits("alexnet").load_data()
+    np.testing.assert_array_equal(large.test_labels, small.test_labels)
+    assert large.test_inputs.shape == (360, 3, 32, 32)
+    assert large.test_inputs.dtype == np.float32
+    np.testing.assert_array_equal(large.test_inputs[:, 0], large.test_inputs[:, 2])
+    assert 0 <= large.test_inputs.min() <= large.test_inputs.max() <= 1
+    assert large.source_sha256 == small.source_sha256
+
+
+@pytest.mark.parametrize("model", ["digits", "alexnet"])
+def test_the_hash_of_the_source_follows_what_lies_at_data_path(tmp_path: Path, model: str) -> None:
+    assert digits(model).source_sha256() is None
+    path = tmp_path / "train.csv"
+    path.write_text(csv_text())
+    before = digits(model, path).source_sha256()
+    assert before == read_examples(path).sha256
+    path.write_text(csv_text().replace("\n0,", "\n1,", 1))
+    assert digits(model, path).source_sha256() != before
+
+
+def test_a_sample_of_each_digit_is_a_picture_of_the_held_out_part() -> None:
+    for model, mode in (("digits", "L"), ("alexnet", "RGB")):
+        recipe = digits(model)
+        dataset = recipe.load_data()
+        samples = recipe.sample_files(dataset)
+        assert sorted(samples) == [f"{digit}.png" for digit in range(10)]
+        image = Image.open(io.BytesIO(samples["3.png"]))
+        assert image.mode == mode
+        first = dataset.test_inputs[np.flatnonzero(dataset.test_labels == 3)[0], 0]
+        np.testing.assert_array_equal(np.asarray(image.convert("L")), np.rint(first * 255))
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive"])
+def test_a_data_set_that_stage_data_did_not_write_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "data.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"data.npz is no data set of Slipway .*: run `dvc repro`"):
+        Dataset.from_file(tmp_path / "data.npz")

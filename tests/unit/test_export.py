@@ -10,39 +10,64 @@ import onnxruntime as ort
 import pytest
 import torch
 from google.protobuf import text_format
+from safetensors.torch import save_file
+from torch import nn
 from tritonclient.grpc import model_config_pb2 as pb
 
 from model_build import ExportError
-from model_build.config import ModelConfig, load_config
-from model_build.recipe import load_recipe
-from model_build.stages.export import export_onnx, parity
-from model_build.triton_config import cpu_config, gpu_config
+from model_build.config import ExportConfig, SingleGraphConfig, load_config
+from model_build.dataset import Dataset
+from model_build.models.digits import Digits
+from model_build.onnx_export import export_onnx, open_session, parity
+from model_build.recipe import ServedModel
+from model_build.stages.layout import BuildFiles
+from model_build.triton_config import to_text
 from tests.support import ROOT
 
 IMAGES = np.random.default_rng(5).random((32, 1, 28, 28), dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
-def config() -> ModelConfig:
-    return load_config(ROOT, "digits")
+def recipe() -> Digits:
+    config = load_config(ROOT, "digits")
+    assert isinstance(config, SingleGraphConfig)
+    return Digits(config)
 
 
-@pytest.fixture(scope="module")
-def network(config: ModelConfig) -> torch.nn.Module:
-    torch.manual_seed(0)
-    recipe = load_recipe(config)
+def fresh(recipe: Digits, seed: int) -> nn.Module:
+    """What would be served of a network with these initial weights."""
+    torch.manual_seed(seed)
     return recipe.serving_network(recipe.network()).eval()
 
 
 @pytest.fixture(scope="module")
-def exported(config: ModelConfig, network: torch.nn.Module) -> bytes:
-    return export_onnx(network, load_recipe(config), IMAGES[:2], config.export)
+def files(recipe: Digits, tmp_path_factory: pytest.TempPathFactory) -> BuildFiles:
+    """What stage export reads, and what it wrote."""
+    files = BuildFiles(tmp_path_factory.mktemp("workspace"), "digits")
+    files.folder.mkdir(parents=True)
+    labels = np.arange(32) % 10
+    files.data.write_bytes(Dataset(IMAGES, labels, IMAGES, labels, IMAGES, labels, "random", "0").to_bytes())
+    torch.manual_seed(0)
+    save_file(recipe.network().state_dict(), files.weights)
+    assert recipe.export(files).startswith("opset 20, IR 10, within ")
+    return files
 
 
-def test_versions_are_the_configured_ones_and_any_batch_size_runs(config: ModelConfig, exported: bytes) -> None:
+@pytest.fixture(scope="module")
+def exported(files: BuildFiles) -> bytes:
+    return files.onnx.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def served(recipe: Digits, files: BuildFiles) -> ServedModel:
+    (model,) = recipe.serve(files)
+    return model
+
+
+def test_versions_are_the_configured_ones_and_any_batch_size_runs(recipe: Digits, exported: bytes) -> None:
     model = onnx.load_from_string(exported)
-    assert model.ir_version == config.export.ir_version
-    assert {entry.domain: entry.version for entry in model.opset_import}[""] == config.export.opset
+    assert model.ir_version == recipe.config.export.ir_version
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == recipe.config.export.opset
     session = ort.InferenceSession(exported)
     for size in (1, 3, 32):
         (answer,) = session.run(None, {"image": IMAGES[:size]})
@@ -50,42 +75,96 @@ def test_versions_are_the_configured_ones_and_any_batch_size_runs(config: ModelC
         np.testing.assert_allclose(answer.sum(axis=1), 1, atol=1e-5)
 
 
+def test_the_graph_gives_the_probabilities_that_pytorch_gives(recipe: Digits, exported: bytes) -> None:
+    (answer,) = open_session(exported).run(["probabilities"], {"image": IMAGES})
+    with torch.no_grad():
+        wanted = fresh(recipe, 0)(torch.from_numpy(IMAGES)).numpy()
+    np.testing.assert_allclose(answer, wanted, atol=recipe.config.export.parity_atol)
+
+
 def test_the_same_weights_give_the_same_bytes_which_name_no_path_of_this_machine(
-    config: ModelConfig, network: torch.nn.Module, exported: bytes
+    recipe: Digits, files: BuildFiles, exported: bytes
 ) -> None:
-    assert export_onnx(network, load_recipe(config), IMAGES[:2], config.export) == exported
+    recipe.export(files)
+    assert files.onnx.read_bytes() == exported
     assert str(ROOT).encode() not in exported
     assert str(Path(torch.__file__).parent).encode() not in exported
 
 
-def test_a_graph_that_computes_something_else_is_refused(config: ModelConfig, exported: bytes) -> None:
-    recipe = load_recipe(config)
-    torch.manual_seed(1)
-    another = recipe.serving_network(recipe.network()).eval()
+def test_a_graph_that_computes_something_else_is_refused(recipe: Digits, exported: bytes) -> None:
+    batches = [{"image": IMAGES}]
     with pytest.raises(ExportError, match=r"differs from PyTorch by .*parity_atol allows 1e-05"):
-        parity(another, exported, IMAGES, config.export.parity_atol)
+        parity(fresh(recipe, 1), open_session(exported), batches, recipe.config.export.parity_atol)
+    assert parity(fresh(recipe, 0), open_session(exported), batches, recipe.config.export.parity_atol) < 1e-5
 
 
-def test_config_pbtxt_is_one_triton_reads_with_the_kind_of_each_target(config: ModelConfig, exported: bytes) -> None:
-    session = ort.InferenceSession(exported)
-    gpu = text_format.Parse(gpu_config(config, session), pb.ModelConfig())
-    cpu = text_format.Parse(cpu_config(config, session), pb.ModelConfig())
+def test_a_network_that_gives_no_numbers_is_refused_and_not_taken_for_an_equal_one(
+    recipe: Digits, exported: bytes
+) -> None:
+    network = fresh(recipe, 0)
+    with torch.no_grad():
+        next(network.parameters()).fill_(float("nan"))
+    with pytest.raises(ExportError, match="differs from PyTorch by nan"):
+        parity(network, open_session(exported), [{"image": IMAGES}], 1e-5)
+
+
+def test_an_opset_that_pytorch_does_not_export_is_refused_with_the_one_that_it_does(recipe: Digits) -> None:
+    with pytest.raises(ExportError, match=r"PyTorch exported opset \d+ where export.opset asks for 7: ask for \d+"):
+        export_onnx(
+            nn.ReLU().eval(),
+            (torch.rand(2, 3),),
+            inputs=["x"],
+            outputs=["y"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            config=ExportConfig(opset=7, ir_version=10, parity_atol=1e-5),
+        )
+
+
+class Undecided(nn.Module):
+    """Its shape follows from what is in its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.sum() > 0 else x
+
+
+def test_a_network_that_pytorch_cannot_export_is_refused_in_one_line(recipe: Digits) -> None:
+    with pytest.raises(ExportError, match=r"PyTorch cannot export the network \(.*: change what it names") as refused:
+        export_onnx(
+            Undecided().eval(),
+            (torch.rand(2, 3),),
+            inputs=["x"],
+            outputs=["y"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            config=recipe.config.export,
+        )
+    assert "\n" not in str(refused.value)
+
+
+def test_config_pbtxt_is_one_triton_reads_with_the_kind_of_each_target(recipe: Digits, served: ServedModel) -> None:
+    gpu, cpu = (
+        text_format.Parse(to_text(message, "digits").decode(), pb.ModelConfig()) for message in (served.gpu, served.cpu)
+    )
     for message in (gpu, cpu):
         assert (message.name, message.backend, message.max_batch_size) == ("digits", "onnxruntime", 32)
         assert [(t.name, t.data_type, list(t.dims)) for t in message.input] == [("image", pb.TYPE_FP32, [1, 28, 28])]
         assert [(t.name, list(t.dims), t.label_filename) for t in message.output] == [
             ("probabilities", [10], "labels.txt")
         ]
-        assert message.dynamic_batching.max_queue_delay_microseconds == config.triton.max_queue_delay_us
+        assert message.dynamic_batching.max_queue_delay_microseconds == recipe.config.triton.max_queue_delay_us
     assert gpu.instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU
     assert cpu.instance_group[0].kind == pb.ModelInstanceGroup.KIND_CPU
-    assert cpu.parameters["intra_op_thread_count"].string_value == str(config.triton.cpu_threads)
+    assert cpu.parameters["intra_op_thread_count"].string_value == str(recipe.config.triton.cpu_threads)
 
 
-def test_the_emitted_configuration_in_git_is_that_of_the_model_configuration(
-    config: ModelConfig, exported: bytes
-) -> None:
-    session = ort.InferenceSession(exported)
+def test_the_emitted_configuration_in_git_is_that_of_the_model_configuration(served: ServedModel) -> None:
     folder = ROOT / "model_repository" / "digits"
-    assert (folder / "config.pbtxt").read_bytes() == gpu_config(config, session)
-    assert (folder / "configs" / "cpu.pbtxt").read_bytes() == cpu_config(config, session)
+    assert (folder / "config.pbtxt").read_bytes() == to_text(served.gpu, "digits")
+    assert (folder / "configs" / "cpu.pbtxt").read_bytes() == to_text(served.cpu, "digits")
+    assert (folder / "labels.txt").read_bytes() == served.files["labels.txt"]
+
+
+def test_the_golden_answer_is_the_graphs_own(served: ServedModel, exported: bytes) -> None:
+    assert served.files["1/model.onnx"] == exported
+    np.testing.assert_array_equal(served.inputs["image"], IMAGES[:1])
+    (answer,) = open_session(exported).run(None, dict(served.inputs))
+    np.testing.assert_array_equal(served.outputs["probabilities"], answer)

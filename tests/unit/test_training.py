@@ -8,52 +8,111 @@ import torch
 from safetensors.torch import save
 
 from model_build import BuildError
-from model_build.config import load_config
-from model_build.recipe import Dataset, Recipe, load_recipe
-from model_build.stages.train import _fit, _make_deterministic
+from model_build.config import SingleGraphConfig, load_config
+from model_build.dataset import Dataset
+from model_build.fitting import Epoch, evaluate, fit, make_deterministic
+from model_build.models.alexnet import small_alexnet
+from model_build.models.digits import Digits
+from model_build.single_graph import Classification
 from tests.support import ROOT
+
+
+def digits(**train: float) -> Digits:
+    config = load_config(ROOT, "digits")
+    assert isinstance(config, SingleGraphConfig)
+    for name, value in train.items():
+        setattr(config.train, name, value)
+    return Digits(config)
 
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return load_recipe(load_config(ROOT, "digits")).load_data()
+    return digits().load_data()
 
 
-def train(dataset: Dataset, seed: int, epochs: int = 2) -> tuple[bytes, list[float], int]:
-    config = load_config(ROOT, "digits")
-    config.seed, config.train.epochs = seed, epochs
-    recipe: Recipe = load_recipe(config)
-    _make_deterministic(seed, config.train.threads)
-    curves, best, state = _fit(recipe, recipe.network(), dataset, lambda number, epoch: None)
-    return save(state), [epoch.validation_accuracy for epoch in curves], best
+Fitted = tuple[list[Epoch], int, dict[str, torch.Tensor]]
+
+
+def train(dataset: Dataset, seed: int, epochs: int = 2) -> Fitted:
+    recipe = digits(epochs=epochs)
+    recipe.config.seed = seed
+    make_deterministic(seed, recipe.config.train.threads)
+    task = Classification(recipe, dataset)
+    return fit(recipe.network(), task, recipe.config.train, recipe.config, lambda number, epoch: None)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_gives_others(dataset: Dataset) -> None:
-    first, second, other = train(dataset, 1), train(dataset, 1), train(dataset, 2)
-    assert first[0] == second[0]
-    assert first[0] != other[0]
+    first, second, other = (save(train(dataset, seed)[2]) for seed in (1, 1, 2))
+    assert first == second
+    assert first != other
 
 
-def test_the_best_epoch_is_kept_not_the_last(dataset: Dataset) -> None:
-    _, accuracies, best = train(dataset, 3, epochs=4)
-    assert accuracies[best] == max(accuracies)
+def test_the_best_epoch_is_kept_not_the_last(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    curves, best, state = train(dataset, 3, epochs=4)
+    assert curves[best].validation_accuracy == max(epoch.validation_accuracy for epoch in curves)
+    recipe = digits()
+    network = recipe.network()
+    network.load_state_dict(state)
+    found = evaluate(network, Classification(recipe, dataset))
+    assert found == pytest.approx((curves[best].validation_loss, curves[best].validation_accuracy))
+    # In reverse, the first epoch is the best one: its weights are kept though others came after it.
+    monkeypatch.setattr(Epoch, "rank", property(lambda epoch: (-epoch.validation_accuracy, epoch.validation_loss)))
+    _, worst, early = train(dataset, 3, epochs=4)
+    assert worst == 0
+    assert save(early) != save(state)
+
+
+def test_each_epoch_is_told_with_its_number(dataset: Dataset) -> None:
+    recipe, told = digits(epochs=2), list[tuple[int, Epoch]]()
+    make_deterministic(1, 1)
+    task = Classification(recipe, dataset)
+    curves, *_ = fit(recipe.network(), task, recipe.config.train, recipe.config, lambda *epoch: told.append(epoch))
+    assert told == [*enumerate(curves, start=1)]
 
 
 def test_a_training_that_diverges_is_refused(dataset: Dataset) -> None:
-    config = load_config(ROOT, "digits")
-    config.train.epochs, config.train.learning_rate = 2, 1e30
-    recipe = load_recipe(config)
-    _make_deterministic(1, 1)
+    recipe = digits(epochs=2, learning_rate=1e30)
+    make_deterministic(1, 1)
     with pytest.raises(BuildError, match=r"training diverged in epoch 1 .* lower train.learning_rate"):
-        _fit(recipe, recipe.network(), dataset, lambda number, epoch: None)
+        fit(
+            recipe.network(),
+            Classification(recipe, dataset),
+            recipe.config.train,
+            recipe.config,
+            lambda number, epoch: None,
+        )
+
+
+def test_each_training_example_is_in_one_batch_of_an_epoch_and_the_order_changes(dataset: Dataset) -> None:
+    task, random = Classification(digits(), dataset), torch.Generator().manual_seed(0)
+    first, second = (torch.cat([inputs for inputs, _ in task.training_batches(random)]) for _ in range(2))
+    assert not torch.equal(first, second)
+    wanted = np.sort(dataset.train_inputs.reshape(len(dataset.train_inputs), -1).sum(axis=1))
+    for inputs in (first, second):
+        np.testing.assert_allclose(np.sort(inputs.numpy().reshape(len(inputs), -1).sum(axis=1)), wanted, rtol=1e-5)
 
 
 def test_augmentation_moves_images_and_loses_no_stroke_in_the_middle() -> None:
-    recipe = load_recipe(load_config(ROOT, "digits"))
     images = torch.zeros(200, 1, 28, 28)
     images[:, 0, 14, 14] = 1
-    moved = recipe.augment(images, torch.Generator().manual_seed(0))
+    moved = digits().augment(images, torch.Generator().manual_seed(0))
     rows, columns = np.nonzero(moved[:, 0].numpy())[1:]
     assert moved.shape == images.shape
     assert moved.sum() == images.sum()
     assert set(rows.tolist()) == set(columns.tolist()) == {12, 13, 14, 15, 16}
+
+
+def test_validation_varies_no_image(dataset: Dataset) -> None:
+    recipe = digits()
+    task = Classification(recipe, dataset)
+    seen = torch.cat([inputs for inputs, _ in task.validation_batches()])
+    np.testing.assert_array_equal(seen.numpy(), dataset.validation_inputs)
+    network = recipe.network().eval()
+    batch = next(iter(task.validation_batches()))
+    plain = task.measure(network, batch, None)
+    assert plain.loss.item() == recipe.loss(network(batch[0]), batch[1]).item()
+    assert task.measure(network, batch, torch.Generator().manual_seed(0)).loss.item() != plain.loss.item()
+
+
+def test_the_small_alexnet_classifies_images_of_three_channels() -> None:
+    assert small_alexnet()(torch.rand(2, 3, 32, 32)).shape == (2, 10)

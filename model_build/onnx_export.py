@@ -1,0 +1,129 @@
+"""PyTorch modules as ONNX bytes of exactly the asked versions, and how far ONNX Runtime is from PyTorch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+import torch
+from onnxscript import ir
+from torch import nn
+
+from model_build._errors import ExportError
+from model_build.config import ExportConfig
+
+Array = npt.NDArray[Any]
+
+
+def export_onnx(
+    network: nn.Module,
+    example: tuple[Any, ...],
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic_shapes: tuple[Any, ...],
+    config: ExportConfig,
+) -> bytes:
+    """Export `network` to ONNX bytes.
+
+    What the exporter notes of this machine (paths, stack traces) is removed: the same weights give the same bytes.
+
+    Args:
+        network: in evaluation mode.
+        example: its positional arguments; sizes that are dynamic must be 2 or more in it.
+        inputs: names of the input tensors.
+        outputs: names of the output tensors.
+        dynamic_shapes: as torch.export takes them.
+        config: the versions.
+
+    Raises:
+        ExportError: PyTorch cannot export it, or gives something else than was asked for.
+    """
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = _export(
+            network,
+            example,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=dynamic_shapes,
+            opset_version=config.opset,
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+    model = ir.to_proto(program.model)
+    _forget_machine(model)
+    model.ir_version = config.ir_version
+    found = {entry.domain: entry.version for entry in model.opset_import}.get("")
+    if found != config.opset:
+        raise ExportError(f"PyTorch exported opset {found} where export.opset asks for {config.opset}: ask for {found}")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(
+            f"the exported graph is not valid ONNX of IR version {config.ir_version}: {reason}"
+        ) from error
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def open_session(content: bytes) -> ort.InferenceSession:
+    """ONNX Runtime on the CPU."""
+    return ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+
+def parity(
+    network: nn.Module, session: ort.InferenceSession, batches: Sequence[Mapping[str, Array]], allowed: float
+) -> float:
+    """Largest absolute difference of any output between ONNX Runtime and PyTorch over `batches` of inputs by name.
+
+    Raises:
+        ExportError: it is more than `allowed`.
+    """
+    distances = [0.0]
+    for batch in batches:
+        with torch.no_grad():
+            found = network(*(torch.from_numpy(array) for array in batch.values()))
+        expected = [found] if isinstance(found, torch.Tensor) else list(found)
+        for one, other in zip(expected, session.run(None, dict(batch)), strict=True):
+            distances.append(float(np.abs(one.numpy().astype(np.float64) - other).max(initial=0.0)))
+    return allowed_distance(float(np.max(distances)), allowed)  # np.max, because Python's max hides a NaN
+
+
+def allowed_distance(distance: float, allowed: float) -> float:
+    """Return `distance` from PyTorch, or raise an ExportError where it is more than `allowed`."""
+    if not distance <= allowed:
+        raise ExportError(
+            f"ONNX Runtime differs from PyTorch by {distance:.2g}, export.parity_atol allows {allowed:.2g}: "
+            "the exported graph computes something else; nothing was written"
+        )
+    return distance
+
+
+def _export(*arguments: Any, **options: Any) -> torch.onnx.ONNXProgram:
+    try:
+        program = torch.onnx.export(*arguments, **options)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(
+            f"PyTorch cannot export the network ({reason}): change what it names in the network"
+        ) from error
+    assert program is not None
+    return program
+
+
+def _forget_machine(model: onnx.ModelProto) -> None:
+    graph = model.graph
+    holders: list[Any] = [model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer]
+    for holder in [*holders, *model.functions]:
+        del holder.metadata_props[:]
+        holder.doc_string = ""
