@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,7 @@ def verified_models(repository: Path) -> list[ServedModel]:
 
 def _verified(folder: Path) -> ServedModel:
     name = folder.name
-    remedy = f"run `slipway build {name}`, or `dvc pull` where a remote has it"
+    remedy = f"run `slipway build {_built_by(folder)}`, or `dvc pull` where a remote has it"
     manifest = folder / "manifest.json"
     if not manifest.is_file():
         raise RepositoryError(f"model '{name}' has no {manifest}: it was not built, or not completely; {remedy}")
@@ -63,6 +65,14 @@ def _verified(folder: Path) -> ServedModel:
                 f"{expected[:12]}…): {remedy}"
             )
     return ServedModel(name, folder)
+
+
+def _built_by(folder: Path) -> str:
+    """The model whose build writes this folder: config.pbtxt says so in its first line."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if match := re.match(r"# Written by `slipway build ([^`\s]+)`", (folder / "config.pbtxt").read_text()):
+            return match[1]
+    return folder.name
 
 
 def _check_complete(folder: Path, listed: dict[str, str], remedy: str) -> None:

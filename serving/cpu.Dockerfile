@@ -24,7 +24,7 @@ ENV PATH=/opt/tritonserver/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1
 # Triton's stub ignores PYTHONPATH: its interpreter finds the packages through a .pth file.
 RUN echo /opt/python > "$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/slipway.pth" \
-    && python3 -c 'import numpy, onnxruntime'
+    && python3 -c 'import numpy, onnxruntime, tokenizers'
 
 USER 1000:1000
 EXPOSE 8000 8001 8002
