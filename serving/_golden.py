@@ -33,14 +33,42 @@ class GoldenResult:
 
 def ask_golden(http_url: str, model: ServedModel, timeout: float = 60.0) -> GoldenResult:
     """Send the golden request to `http_url` and compare the answer (seconds for `timeout`)."""
-    url = f"{http_url}/v2/models/{model.name}/infer"
+    url = f"{http_url}/v2/models/{model.name}"
+    expected = json.loads(model.golden_response.read_text())
+    request = model.golden_request.read_bytes()
     try:
-        answer = json.loads(post(url, model.golden_request.read_bytes(), timeout))
+        if expected["parameters"].get("stream"):
+            answer = _ask_stream(url, json.loads(request), expected["outputs"], timeout)
+        else:
+            answer = json.loads(post(f"{url}/infer", request, timeout))
     except urllib.error.HTTPError as error:
         return GoldenResult(model.name, False, f"HTTP {error.code}: {_reason(error.read())}")
     except (OSError, HTTPException, ValueError) as error:
         return GoldenResult(model.name, False, f"no answer: {error}")
-    return compare_golden(model.name, json.loads(model.golden_response.read_text()), answer)
+    return compare_golden(model.name, expected, answer)
+
+
+def _ask_stream(url: str, request: dict[str, Any], outputs: list[dict[str, Any]], timeout: float) -> dict[str, Any]:
+    """The answer of a decoupled model as one response: its pieces of text joined, its last numbers.
+
+    Triton's generate extension: one text in, server-sent events out
+    (https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_generate.md).
+    """
+    body = {tensor["name"]: tensor["data"][0] for tensor in request["inputs"]}
+    events = [
+        json.loads(line.removeprefix("data: "))
+        for line in post(f"{url}/generate_stream", json.dumps(body).encode(), timeout).decode().splitlines()
+        if line.startswith("data: ")
+    ]
+    for event in events:
+        if "error" in event:
+            raise ValueError(event["error"])
+    return {"outputs": [{**output, "data": _joined(output["name"], events)} for output in outputs]}
+
+
+def _joined(name: str, events: list[dict[str, Any]]) -> list[Any]:
+    values = [event[name] for event in events if name in event]
+    return ["".join(values)] if values and isinstance(values[0], str) else values[-1:]
 
 
 def post(url: str, body: bytes, timeout: float) -> bytes:

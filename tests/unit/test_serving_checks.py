@@ -18,7 +18,8 @@ from serving import (
     find_interpreter,
     verified_models,
 )
-from tests.support import write_manifest
+from serving._golden import ask_golden
+from tests.support import answering, write_manifest
 
 
 @pytest.fixture
@@ -42,6 +43,15 @@ def test_one_changed_byte_is_refused_with_the_file_and_the_remedy(repository: Pa
     path = repository / "digits" / "1" / "model.onnx"
     path.write_bytes(b"weights of a mode1")
     with pytest.raises(RepositoryError, match=r"1/model.onnx is not the file that was built .*slipway build digits"):
+        verified_models(repository)
+
+
+def test_the_remedy_names_the_model_whose_build_writes_the_folder(repository: Path) -> None:
+    (repository / "digits").rename(repository / "embedder_tokenizer")
+    folder = repository / "embedder_tokenizer"
+    (folder / "config.pbtxt").write_text("# Written by `slipway build embedder` from ...: change it there.\n")
+    (folder / "manifest.json").unlink()
+    with pytest.raises(RepositoryError, match="run `slipway build embedder`, or"):
         verified_models(repository)
 
 
@@ -181,3 +191,50 @@ def test_text_must_be_equal() -> None:
     expected = {"parameters": {"atol": 0}, "outputs": [output]}
     assert compare_golden("m", expected, expected)
     assert not compare_golden("m", expected, {"outputs": [{**output, "data": ["hat"]}]})
+
+
+def streaming(repository: Path) -> None:
+    """Make the repository's model a decoupled one: its golden answer is the pieces joined, and the last number."""
+    request = {
+        "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["Да."]}],
+        "outputs": [{"name": "translation"}, {"name": "tokens"}],
+    }
+    outputs = [
+        {"name": "translation", "datatype": "BYTES", "shape": [1, 1], "data": ["Yes."]},
+        {"name": "tokens", "datatype": "INT32", "shape": [1, 1], "data": [2]},
+    ]
+    response = {"parameters": {"atol": 1e-4, "stream": True}, "outputs": outputs}
+    folder = repository / "digits" / "golden"
+    (folder / "request.json").write_text(json.dumps(request))
+    (folder / "response.json").write_text(json.dumps(response))
+    write_manifest(repository / "digits")
+
+
+def events(*bodies: dict[str, Any]) -> bytes:
+    return "".join(f"data: {json.dumps(body)}\n\n" for body in bodies).encode()
+
+
+def test_the_golden_answer_of_a_stream_is_its_pieces_joined_and_its_last_number(repository: Path) -> None:
+    streaming(repository)
+    (model,) = verified_models(repository)
+    with answering(events({"translation": "Ye", "tokens": 1}, {"translation": "s.", "tokens": 2})) as url:
+        assert ask_golden(url, model)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (events({"translation": "Yes", "tokens": 2}), "'translation' is off"),
+        (events({"translation": "Yes.", "tokens": 3}), "'tokens' is off by 1"),
+        (events({"translation": "Yes."}), "'tokens' is off"),
+        (events({"error": "no such text"}), "no such text"),
+        (b"", "'translation' is off"),
+    ],
+)
+def test_another_stream_is_not_the_golden_one(repository: Path, body: bytes, reason: str) -> None:
+    streaming(repository)
+    (model,) = verified_models(repository)
+    with answering(body) as url:
+        result = ask_golden(url, model)
+    assert not result
+    assert reason in result.reason

@@ -1,0 +1,1 @@
+"""The translator: its corpora, its network and how it decodes."""
