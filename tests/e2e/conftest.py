@@ -110,7 +110,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Revision:
     """The model as its configuration in git trains it."""
     workspace = make_workspace(tmp_path_factory.mktemp("first"), DEPLOYABLE)
     run(BIN / "slipway", "build", "digits", cwd=workspace)
-    return _released(workspace)
+    return released(workspace)
 
 
 @pytest.fixture(scope="session")
@@ -119,10 +119,11 @@ def second(first: Revision, tmp_path_factory: pytest.TempPathFactory) -> Revisio
     workspace = tmp_path_factory.mktemp("second") / "workspace"
     shutil.copytree(first.workspace, workspace, symlinks=True)
     run(BIN / "slipway", "build", "digits", "seed=18", cwd=workspace)
-    return _released(workspace)
+    return released(workspace)
 
 
-def _released(workspace: Path) -> Revision:
+def released(workspace: Path) -> Revision:
+    """The revision that a workspace is at."""
     return Revision(workspace, yaml.safe_load(run(BIN / "slipway", "release", cwd=workspace))["weights"]["revision"])
 
 

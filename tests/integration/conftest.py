@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving import EmbeddedTriton, ServerInterpreter, ServerOptions, find_interpreter
-from tests.support import ROOT, free_ports, make_workspace, slipway
+from tests.support import ROOT, build_fast, free_ports, make_workspace, slipway
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +33,22 @@ def workspace(built_workspace: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "workspace"
     shutil.copytree(built_workspace, copy, symlinks=True)
     return copy
+
+
+@pytest.fixture(scope="session")
+def four_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with all four models in their fast configurations; read only."""
+    workspace = make_workspace(tmp_path_factory.mktemp("four"))
+    build_fast(workspace)
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def four_server(four_models: Path, interpreter: ServerInterpreter) -> Iterator[EmbeddedTriton]:
+    """All four behind the embedded Triton, each having given its golden answer."""
+    with start(interpreter, four_models / "model_repository", four_models / "triton.log") as triton:
+        triton.wait_ready()
+        yield triton
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ import pytest
 from serving import verified_models
 from tests.support import BIN, environment, error_lines, make_workspace, slipway, wait_for
 
-STAGES = ["data@digits", "train@digits", "export@digits", "repository@digits"]
+STAGES = ["data@digits", "train@digits", "export@digits", "infer@digits", "repository@digits"]
 
 
 def manifest(workspace: Path) -> dict[str, Any]:
@@ -60,8 +60,8 @@ def test_the_repository_holds_what_triton_serves_and_a_manifest_of_it(built_work
         "1/model.onnx",
     }
     model = onnx.load(folder / "1" / "model.onnx")
-    assert content["onnx"]["ir_version"] == model.ir_version == 10
-    assert content["onnx"]["opset"] == 20
+    assert content["onnx"]["1/model.onnx"]["ir_version"] == model.ir_version == 10
+    assert content["onnx"]["1/model.onnx"]["opset"] == 20
     assert content["gate"]["value"] >= content["gate"]["minimum"] == 0.97
     assert content["gate"]["examples"] == 360
     head = run(built_workspace, "git", "rev-parse", "HEAD").strip()
@@ -103,7 +103,7 @@ def test_another_file_under_the_same_name_is_read_again(workspace: Path, tmp_pat
     lines = [",".join(map(str, [row % 10, *values])) for row, values in enumerate(pixels)]
     path = tmp_path / "train.csv"
     path.write_text("\n".join([header, *lines]))
-    quick = ["train.epochs=1", "gate.min_accuracy=0", f"data.path={path}"]
+    quick = ["train.epochs=1", "gate.minimum=0", f"data.path={path}"]
     assert ran(slipway(workspace, "build", "digits", *quick)) == STAGES
     assert ran(slipway(workspace, "build", "digits")) == []
     path.write_text("\n".join([header, *lines[1:], lines[5]]))
@@ -130,7 +130,7 @@ def test_a_model_below_the_gate_is_refused_and_the_old_one_stays(workspace: Path
     result = slipway(workspace, "build", "digits", "train.epochs=1")
     assert result.returncode == 3
     (line,) = [line for line in error_lines(result) if "held-out accuracy" in line]
-    assert "is below gate.min_accuracy 0.97: model_repository/digits was not changed" in line
+    assert "is below gate.minimum 0.97: model_repository/ was not changed" in line
     assert hashes(workspace) == before
     assert [model.name for model in verified_models(workspace / "model_repository")] == ["digits"]
 

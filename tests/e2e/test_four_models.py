@@ -1,0 +1,92 @@
+"""A release that serves all four reference models: ensemble, Python models and a stream come through the same chart."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.cluster import NAMESPACE, Cluster, load_images, port_forward, run
+from tests.e2e.conftest import Helm, Revision, push, released
+from tests.support import BIN, ROOT, build_fast
+
+RELEASE = "slipway-four"
+SERVED = (
+    "alexnet",
+    "digits",
+    "embedder",
+    "embedder_pooling",
+    "embedder_tokenizer",
+    "embedder_transformer",
+    "translator",
+    "translator_stream",
+)
+
+
+@pytest.fixture(scope="module")
+def four(
+    cluster: Cluster, first: Revision, store: str, images: None, tmp_path_factory: pytest.TempPathFactory
+) -> Revision:
+    """A revision with all four models in their fast configurations, its weights in the store, its image loaded."""
+    workspace = tmp_path_factory.mktemp("four") / "workspace"
+    shutil.copytree(first.workspace, workspace, symlinks=True)
+    build_fast(workspace)
+    revision = released(workspace)
+    push(cluster, revision)
+    built = workspace / "build" / "weights.json"
+    run("skaffold", "build", "--build-image=slipway-weights", f"--file-output={built}", cwd=workspace, timeout=600)
+    weights = json.loads(built.read_text())["builds"]
+    others = json.loads((first.workspace / "build" / "used.json").read_text())["builds"]
+    used = weights + [image for image in others if not image["imageName"].endswith("slipway-weights")]
+    load_images(cluster, [image["tag"] for image in weights], workspace)
+    file = workspace / "build" / "used.json"
+    file.write_text(json.dumps({"builds": used}))
+    revision.values.write_text(run(BIN / "slipway", "release", "--images", file, cwd=workspace))
+    return revision
+
+
+@pytest.fixture(scope="module")
+def service(helm: Helm, four: Revision) -> str:
+    """The release, Ready."""
+    helm.upgrade(RELEASE, four)
+    return RELEASE
+
+
+def test_helm_test_has_the_golden_answer_of_every_model(helm: Helm, service: str) -> None:
+    output = helm("test", service)
+    for model in SERVED:
+        assert f"{model}: the golden answer" in output
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+@pytest.mark.parametrize(("model", "output"), [("embedder", "embedding"), ("translator", "translation")])
+def test_texts_are_answered_as_without_a_server(
+    service: str, four: Revision, model: str, output: str, scheme: str
+) -> None:
+    texts = four.workspace / "build" / model / "samples" / "texts.txt"
+    command = (BIN / "slipway", "predict", model, "--file", texts, "--json")
+    expected = json.loads(run(*command, "--local", cwd=four.workspace))
+    with port_forward(service, 8000 if scheme == "http" else 8001) as (port,):
+        found = json.loads(run(*command, "--url", f"{scheme}://127.0.0.1:{port}", cwd=four.workspace))
+    assert len(found) == 10
+    for one, other in zip(found, expected, strict=True):
+        assert one["text"] == other["text"]
+        assert one[output] == pytest.approx(other[output], abs=1e-4) if output == "embedding" else one == other
+
+
+def test_images_are_answered(service: str, four: Revision) -> None:
+    for model in ("digits", "alexnet"):
+        sample: Path = next((four.workspace / "build" / model / "samples").glob("7.png"))
+        command = (BIN / "slipway", "predict", model, sample, "--json")
+        expected = json.loads(run(*command, "--local", cwd=four.workspace))
+        with port_forward(service, 8000) as (port,):
+            found = json.loads(run(*command, "--url", f"http://127.0.0.1:{port}", cwd=four.workspace))
+        assert found[0]["class"] == expected[0]["class"]
+
+
+def test_a_pod_of_four_models_goes_when_its_release_goes(cluster: Cluster, helm: Helm, service: str) -> None:
+    helm("uninstall", service, "--wait", "--timeout=120s")
+    run("kubectl", "-n", NAMESPACE, "wait", "--for=delete", f"deployment/{service}", "--timeout=60s", cwd=ROOT)
+    assert cluster.servers(service) == []
