@@ -15,24 +15,18 @@ from pathlib import Path
 import pytest
 
 from model_build import DataError
-from model_build.models.translation.grammar import Division, Pair, divide, generate
+from model_build.models.translation.grammar import Pair, generate
 from model_build.models.translation.lexicon import LEXICON, read_lexicon
 from model_build.models.translation.phrases import nouns, who, with_article
 from model_build.models.translation.templates import TEMPLATES, Template, read_templates
 from tests.support import ROOT
 
 COUNT = 30_000
-VALIDATION, TEST = 0.03, 0.05
 
 
 @cache
 def corpus() -> list[Pair]:
     return generate(COUNT, 1)
-
-
-@cache
-def division() -> Division:
-    return divide(corpus(), VALIDATION, TEST, 1)
 
 
 def template(name: str) -> Template:
@@ -241,8 +235,9 @@ def test_every_template_and_lemma_is_used_and_templates_get_equal_shares() -> No
 
 def test_same_seed_gives_the_same_pairs_and_parts_in_every_process() -> None:
     program = (
-        "import hashlib; from model_build.models.translation.grammar import divide, generate\n"
-        f"parts = divide(generate(3000, 5), {VALIDATION}, {TEST}, 5)\n"
+        "import hashlib; from model_build.models.translation.grammar import generate\n"
+        "from model_build.models.translation.division import divide\n"
+        "parts = divide(generate(3000, 5), 0.03, 0.05, 5)\n"
         "print(hashlib.sha256(repr((parts.train, parts.validation, parts.test)).encode()).hexdigest())"
     )
     digests = [
@@ -271,46 +266,6 @@ def test_more_pairs_than_the_grammar_has_is_one_line() -> None:
     message = str(caught.value)
     assert all(word in message for word in ("data.grammar_pairs", str(total + 1), str(total)))
     assert "\n" not in message
-
-
-def test_parts_are_the_pairs_and_about_the_fractions() -> None:
-    parts = division()
-    assert sorted(pair.source for part in (parts.train, parts.validation, parts.test) for pair in part) == sorted(
-        pair.source for pair in corpus()
-    )
-    assert len(parts.validation) / COUNT == pytest.approx(VALIDATION, rel=0.1)
-    assert len(parts.test) / COUNT == pytest.approx(TEST, rel=0.1)
-
-
-def combinations(pairs: tuple[Pair, ...]) -> set[tuple[str, str]]:
-    return {(pair.group, lemma) for pair in pairs for lemma in pair.lemmas}
-
-
-def test_every_held_out_pair_has_a_combination_that_training_never_shows() -> None:
-    parts = division()
-    trained, validated = combinations(parts.train), combinations(parts.validation)
-    for pair in parts.validation:
-        assert combinations((pair,)) - trained, pair
-    for pair in parts.test:
-        assert combinations((pair,)) - trained - validated, pair
-
-
-def test_held_out_combination_is_wholly_held_out_and_chosen_from_many_templates() -> None:
-    parts = division()
-    held_out = combinations(tuple(corpus())) - combinations(parts.train)
-    assert len({group for group, _ in held_out}) > len(read_templates()) / 2
-    assert len({pair.group for pair in parts.test}) > len(read_templates()) / 2
-
-
-def test_every_lemma_and_template_is_trained_on() -> None:
-    train = division().train
-    assert {lemma for pair in train for lemma in pair.lemmas} == {lemma for pair in corpus() for lemma in pair.lemmas}
-    assert {pair.group for pair in train} == {pair.group for pair in corpus()}
-
-
-def test_too_few_pairs_to_hold_out_is_one_line() -> None:
-    with pytest.raises(DataError, match=r"data\.grammar_pairs is too small: of 5 pairs none .* ask for more pairs"):
-        divide(generate(5, 1), VALIDATION, TEST, 1)
 
 
 @pytest.mark.parametrize(

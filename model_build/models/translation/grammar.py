@@ -1,15 +1,12 @@
-"""The generated corpus: pairs drawn from the templates, and their division into train, validation and test."""
+"""The generated corpus: pairs drawn from the templates."""
 
 from __future__ import annotations
 
 from random import Random
 
 from model_build._errors import DataError
-from model_build.models.translation.division import Division, divide
 from model_build.models.translation.pairs import Pair
 from model_build.models.translation.templates import read_templates
-
-__all__ = ["Division", "Pair", "divide", "generate"]
 
 
 def generate(count: int, seed: int) -> list[Pair]:
