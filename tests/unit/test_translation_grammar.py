@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from model_build import DataError
-from model_build.models.translation.grammar import Pair, generate
+from model_build.models.translation.grammar import generate
 from model_build.models.translation.lexicon import LEXICON, read_lexicon
+from model_build.models.translation.pairs import Pair
 from model_build.models.translation.phrases import nouns, who, with_article
 from model_build.models.translation.templates import TEMPLATES, Template, read_templates
 from tests.support import ROOT
