@@ -118,24 +118,22 @@ def compose(workspace: Path, repository: Path) -> TranslatorConfig:
     return config
 
 
-def choose_sentences(workspace: Path, count: int) -> list[str]:
-    """The same `count` held-out sources each time: as many of each origin, mixed."""
+def choose_sentences(workspace: Path, count: int, min_tokens: int) -> list[str]:
+    """The same `count` held-out sources each time, of those whose reference translation has `min_tokens` or more."""
     files = BuildFiles(workspace, MODEL)
     config = cast(TranslatorConfig, load_config(workspace, MODEL))
-    tokenizer, _ = learning.read_tokenizers(files)
-    texts: dict[str, list[str]] = {}
-    for origin, pair in Corpus.from_folder(files.corpus).test:
-        if len(tokenizer.encode(pair.source).ids) < config.network.max_source_tokens:
-            texts.setdefault(origin, []).append(pair.source)
-    generator = random.Random(SEED)  # noqa: S311 - the same sentences each time
-    chosen: list[str] = []
-    for number, group in enumerate(texts.values()):
-        share = (count + number) // len(texts)
-        if share > len(group):
-            raise ServingError(f"the held-out part has {len(group)} sentences of an origin: pass fewer --sentences")
-        chosen += generator.sample(group, share)
-    generator.shuffle(chosen)
-    return chosen
+    tokenizer, reference = learning.read_tokenizers(files)
+    texts = [
+        pair.source
+        for _, pair in Corpus.from_folder(files.corpus).test
+        if len(tokenizer.encode(pair.source).ids) < config.network.max_source_tokens
+        and len(reference.encode(pair.target).ids) >= min_tokens
+    ]
+    if count > len(texts):
+        raise ServingError(
+            f"{len(texts)} held-out sentences have {min_tokens} tokens or more: pass fewer --sentences or --min-tokens"
+        )
+    return random.Random(SEED).sample(texts, count)  # noqa: S311 - the same sentences each time
 
 
 def _graph_models(files: BuildFiles, config: TranslatorConfig, graphs: Sequence[bytes]) -> list[ServedModel]:

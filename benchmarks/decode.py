@@ -1,6 +1,6 @@
 """Tokens a second of the translator's loop in the server, against two clients that loop themselves over gRPC.
 
-    python benchmarks/decode.py [--json] [--rounds 5] [--sentences 64] [--seconds 2] [--workspace .]
+    python benchmarks/decode.py [--json] [--rounds 5] [--sentences 64] [--min-tokens 16] [--seconds 2]
 
 `server` asks `translator` once for a text. `prefix` (a) asks `encoder`, then `decoder_prefix` once for each token with
 the encoded source and all tokens so far. `cache` (b) asks for each token too, and ships the cache of keys and values
@@ -48,12 +48,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sentences", type=int, default=64, help="held-out sentences, as many of each origin")
+    parser.add_argument("--sentences", type=int, default=64, help="held-out sentences")
+    parser.add_argument("--min-tokens", type=int, default=16, help="of their reference translations; 1 takes any")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
     parser.add_argument("--workspace", type=Path, default=WORKSPACE, help="where the translator was built")
     arguments = parser.parse_args()
     try:
-        result = measure(arguments.workspace, arguments.rounds, arguments.sentences, arguments.seconds)
+        result = measure(
+            arguments.workspace, arguments.rounds, arguments.sentences, arguments.min_tokens, arguments.seconds
+        )
     except (ServingError, BuildError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -61,14 +64,14 @@ def main() -> int:
     return 0 if result["translations_equal"] else 1
 
 
-def measure(workspace: Path, rounds: int, sentences: int, seconds: float) -> dict[str, Any]:
+def measure(workspace: Path, rounds: int, sentences: int, min_tokens: int, seconds: float) -> dict[str, Any]:
     """Alternate the three ways; return every figure with its spread."""
     rows: list[Row] = []
     processor: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="slipway-decode-") as folder:
         repository = Path(folder) / "model_repository"
         config = compose(workspace, repository)
-        texts = choose_sentences(workspace, sentences)
+        texts = choose_sentences(workspace, sentences, min_tokens)
         with _server(workspace, repository) as server:
             address = f"{server.options.host}:{server.options.grpc_port}"
             setting = Setting(address, repository / MODEL / "1", config.network.max_target_tokens)
@@ -90,6 +93,7 @@ def measure(workspace: Path, rounds: int, sentences: int, seconds: float) -> dic
         "processor_us_per_token": processor,
         "translations_equal": _equal([load.answers for row in rows for way in row.values() for load in way.values()]),
         "sentences": sentences,
+        "min_tokens": min_tokens,
         "rounds": rounds,
         "seconds": seconds,
         "triton": {"instances": config.triton.cpu_instances, "threads": config.triton.cpu_threads},
