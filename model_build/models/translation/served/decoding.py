@@ -50,11 +50,6 @@ class Sentence:
     finish_reason: str = ""
     _ask_at: float = 0.0
 
-    def begin(self, now: float) -> None:
-        """The batch begins; whether whoever asked has gone is first asked a while later."""
-        self._ask_at = now + ASK_EVERY
-        self.check(now)
-
     def take(self, token: int, now: float) -> None:
         """The next token, at the time `now`."""
         if token == END:
@@ -132,7 +127,7 @@ class Translator:
         """
         now = time.monotonic()
         for sentence in sentences:
-            sentence.begin(now)
+            sentence.check(now)
             if len(sentence.source) == 1:  # an empty text
                 sentence.finish_reason = "stop"
         heard([sentence for sentence in sentences if sentence.finish_reason])
