@@ -164,8 +164,8 @@ def test_requests_in_flight_together_share_a_decode_loop(four_server: EmbeddedTr
     before = statistics(four_server, "translator")
     asked = held_out(four_models, 16)
     with grpc_client(four_server) as client:
-        futures = [client.async_infer("translator", [tensor(text)]) for text in asked]
-        answers = [future.get_result().as_numpy("translation")[0, 0].decode() for future in futures]
+        waiting = [begin(client, "translator", text) for text in asked]
+        answers = [finish(one).as_numpy("translation")[0, 0].decode() for one in waiting]
     after = statistics(four_server, "translator")
     assert after["inference_count"] - before["inference_count"] == 16
     assert after["execution_count"] - before["execution_count"] < 16
@@ -220,7 +220,7 @@ def test_the_timeout_of_a_request_ends_its_translation_with_what_there_is(
 def test_a_cancelled_stream_disturbs_nobody(four_server: EmbeddedTriton, four_models: Path) -> None:
     asked = held_out(four_models, 8)
     with grpc_client(four_server) as client:
-        client.start_stream(lambda *_: None)
+        client.start_stream(lambda result, error: None)
         for text in asked:
             client.async_stream_infer("translator_stream", [tensor(text)])
         client.stop_stream(cancel_requests=True)
@@ -235,11 +235,10 @@ def test_text_that_is_not_utf8_is_refused_and_its_neighbours_are_answered(
     four_server: EmbeddedTriton, model: str
 ) -> None:
     with grpc_client(four_server) as client:
-        good = client.async_infer(model, [tensor("Да.")])
-        bad = client.async_infer(model, [tensor(b"\xff\xfe")])
+        good, bad = begin(client, model, "Да."), begin(client, model, b"\xff\xfe")
         with pytest.raises(InferenceServerException, match=r"element 0 is not UTF-8 .*: send text in UTF-8"):
-            bad.get_result()
-        assert good.get_result() is not None
+            finish(bad)
+        assert finish(good).get_response().outputs
 
 
 def test_a_text_that_is_too_long_to_translate_is_refused(four_server: EmbeddedTriton) -> None:
@@ -266,6 +265,23 @@ def tensor(text: str | bytes) -> Any:
     value = triton.InferInput("text", [1, 1], "BYTES")
     value.set_data_from_numpy(np.array([[text.encode() if isinstance(text, str) else text]], dtype=np.object_))
     return value
+
+
+Answer = queue.Queue[tuple[Any, Any]]
+
+
+def begin(client: Any, model: str, text: str | bytes) -> Answer:
+    """Send a request; its answer comes into the queue."""
+    answer: Answer = queue.Queue()
+    client.async_infer(model, [tensor(text)], lambda result, error: answer.put((result, error)))
+    return answer
+
+
+def finish(answer: Answer) -> Any:
+    result, error = answer.get(timeout=30)
+    if error is not None:
+        raise error
+    return result
 
 
 @contextmanager
