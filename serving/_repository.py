@@ -47,7 +47,7 @@ def verified_models(repository: Path) -> list[ServedModel]:
 
 def _verified(folder: Path) -> ServedModel:
     name = folder.name
-    remedy = f"run `slipway build {_built_by(folder)}`, or `dvc pull` where a remote has it"
+    remedy = f"run `slipway build {built_by(folder)}`, or `dvc pull --allow-missing` where a remote has it"
     manifest = folder / "manifest.json"
     if not manifest.is_file():
         raise RepositoryError(f"model '{name}' has no {manifest}: it was not built, or not completely; {remedy}")
@@ -67,7 +67,7 @@ def _verified(folder: Path) -> ServedModel:
     return ServedModel(name, folder)
 
 
-def _built_by(folder: Path) -> str:
+def built_by(folder: Path) -> str:
     """The model whose build writes this folder: config.pbtxt says so in its first line."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if match := re.match(r"# Written by `slipway build ([^`\s]+)`", (folder / "config.pbtxt").read_text()):

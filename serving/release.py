@@ -15,6 +15,7 @@ import yaml
 
 from serving._errors import LockError, PushError, ReleaseError
 from serving._lock import REPOSITORY, Release, changed, files, is_as_named, object_path
+from serving._repository import built_by
 from serving._store import causes
 
 LOCK = "dvc.lock"
@@ -50,7 +51,8 @@ def push(workspace: Path, remote: str | None) -> tuple[Release, int]:
 
     release = read(workspace)
     if absent := [output.path for output in release.outputs if not (workspace / output.path).exists()]:
-        raise PushError(f"{absent[0]} is not here: run `slipway build {Path(absent[0]).parts[1]}`, or `dvc pull`")
+        model = built_by(workspace / REPOSITORY / Path(absent[0]).parts[1])
+        raise PushError(f"{absent[0]} is not here: run `slipway build {model}`, or `dvc pull --allow-missing`")
     address = "the DVC remote"
     try:
         with _caught() as logged, Repo(str(workspace)) as repo, lock_repo(repo):

@@ -64,7 +64,9 @@ def find_model(repository: Path, name: str, version: str) -> LocalModel:
     file = folder / chosen / (DEFAULT_FILES[backend] and (config.default_model_filename or DEFAULT_FILES[backend]))
     if not (file.is_dir() if backend == "ensemble" else file.is_file()):
         what = "folder" if backend == "ensemble" else "file"
-        raise ModelNotFound(f"model '{name}' has no {what} {file}: run `slipway build {name}`, or `dvc pull`")
+        raise ModelNotFound(
+            f"model '{name}' has no {what} {file}: run `slipway build {name}`, or `dvc pull --allow-missing`"
+        )
     return LocalModel(name, chosen, folder, backend, file, config)
 
 

@@ -129,7 +129,7 @@ def test_a_model_below_the_gate_is_refused_and_the_old_one_stays(workspace: Path
     before = hashes(workspace)
     result = slipway(workspace, "build", "digits", "train.epochs=1")
     assert result.returncode == 3
-    (line,) = [line for line in error_lines(result) if "held-out accuracy" in line]
+    (line,) = [line for line in error_lines(result) if "is below" in line]
     assert "is below gate.minimum 0.97: model_repository/ was not changed" in line
     assert hashes(workspace) == before
     assert [model.name for model in verified_models(workspace / "model_repository")] == ["digits"]
@@ -194,7 +194,7 @@ def test_what_one_person_pushes_another_pulls_and_can_serve(workspace: Path, tmp
     clone = tmp_path / "clone"
     run(workspace, "git", "clone", "-q", str(workspace), str(clone))
     assert not (clone / "model_repository/digits/1/model.onnx").exists()
-    run(clone, f"{BIN}/dvc", "pull")
+    run(clone, f"{BIN}/dvc", "pull", "--allow-missing")
     assert hashes(clone) == hashes(workspace)
     assert [model.name for model in verified_models(clone / "model_repository")] == ["digits"]
     assert ran(slipway(clone, "build", "digits")) == []
