@@ -31,10 +31,10 @@ def read(workspace: Path) -> Release:
     # Weights may be absent, in a clone that only deploys; what is there must be what the lock says.
     present = [output for output in release.outputs if (workspace / output.path).exists()]
     if wrong := changed(workspace, present):
-        model = Path(wrong[0]).parts[1]
+        model = built_by(workspace / REPOSITORY / Path(wrong[0]).parts[1])
         raise LockError(
-            f"{wrong[0]} is not the file that {LOCK} names: run `slipway build {model}`, or `dvc checkout` to take "
-            "back the change"
+            f"{wrong[0]} is not the file that {LOCK} names: run `slipway build {model}`, or "
+            "take back the change, with `git checkout` of a configuration, `dvc checkout` of anything else"
         )
     return release
 

@@ -191,14 +191,15 @@ def by_hand(path: Path) -> None:
 
 def test_what_is_not_what_the_lock_names_is_neither_pushed_nor_released(workspace: Path, remote: Path) -> None:
     expected = (
-        "is not the file that dvc.lock names: run `slipway build digits`, or `dvc checkout` to take back the change"
+        "is not the file that dvc.lock names: run `slipway build digits`, or "
+        "take back the change, with `git checkout` of a configuration, `dvc checkout` of anything else"
     )
     by_hand(workspace / "model_repository" / "digits" / "config.pbtxt")
     assert refused(slipway(workspace, "release")) == f"model_repository/digits/config.pbtxt {expected}"
     by_hand(workspace / MODEL)
     assert refused(slipway(workspace, "push")) == f"{MODEL} {expected}"
     (workspace / MODEL).unlink()
-    run(workspace, f"{BIN}/dvc", "checkout", "--force")
+    run(workspace, f"{BIN}/dvc", "checkout", "--force", MODEL)
     by_hand(workspace / GOLDEN / "response.json")
     assert refused(slipway(workspace, "push")).startswith("model_repository/digits/config.pbtxt ")
     assert not remote.exists()

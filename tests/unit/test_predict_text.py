@@ -32,9 +32,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "model_build" / "conf").mkdir(parents=True)
     write_text_models(folder / "model_repository")
     write_python_model(folder / "model_repository", "single", NO_BATCH, f"{TEXT} {ECHO}", batch=0)
-    (folder / "model_repository" / "digits").mkdir()
-    for file in ("config.pbtxt", "1"):
-        (folder / "model_repository" / "digits" / file).symlink_to(ROOT / "model_repository" / "digits" / file)
+    images = folder / "model_repository" / "digits"  # asked for nothing but its inputs
+    (images / "1").mkdir(parents=True)
+    (images / "1" / "model.onnx").touch()
+    (images / "config.pbtxt").write_bytes((ROOT / "model_repository" / "digits" / "config.pbtxt").read_bytes())
     return folder
 
 
