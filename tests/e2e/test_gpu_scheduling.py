@@ -88,7 +88,7 @@ def test_fake_gpus_the_pod_is_scheduled_only_to_a_node_that_advertises_gpus_and_
 
 def unschedulable(cluster: Cluster) -> str:
     """Why the scheduler has not placed the pod."""
-    (pod,) = cluster.servers("slipway-gpu")
+    (pod,) = wait_until(lambda: cluster.servers("slipway-gpu"), "the Deployment's pod is there")
     assert pod.spec.node_name is None
 
     def reason() -> str:
