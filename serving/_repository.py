@@ -47,7 +47,7 @@ def verified_models(repository: Path) -> list[ServedModel]:
 
 def _verified(folder: Path) -> ServedModel:
     name = folder.name
-    remedy = f"run `slipway build {built_by(folder)}`, or `dvc pull --allow-missing` where a remote has it"
+    remedy = f"run `slipway build {built_by(folder)}`, or `dvc pull` its stage (`dvc stage list`) where a remote has it"
     manifest = folder / "manifest.json"
     if not manifest.is_file():
         raise RepositoryError(f"model '{name}' has no {manifest}: it was not built, or not completely; {remedy}")

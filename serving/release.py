@@ -52,7 +52,9 @@ def push(workspace: Path, remote: str | None) -> tuple[Release, int]:
     release = read(workspace)
     if absent := [output.path for output in release.outputs if not (workspace / output.path).exists()]:
         model = built_by(workspace / REPOSITORY / Path(absent[0]).parts[1])
-        raise PushError(f"{absent[0]} is not here: run `slipway build {model}`, or `dvc pull --allow-missing`")
+        raise PushError(
+            f"{absent[0]} is not here: run `slipway build {model}`, or `dvc pull` its stage (`dvc stage list`)"
+        )
     address = "the DVC remote"
     try:
         with _caught() as logged, Repo(str(workspace)) as repo, lock_repo(repo):

@@ -65,7 +65,8 @@ def find_model(repository: Path, name: str, version: str) -> LocalModel:
     if not (file.is_dir() if backend == "ensemble" else file.is_file()):
         what = "folder" if backend == "ensemble" else "file"
         raise ModelNotFound(
-            f"model '{name}' has no {what} {file}: run `slipway build {name}`, or `dvc pull --allow-missing`"
+            f"model '{name}' has no {what} {file}: run `slipway build {name}`, or `dvc pull` its stage "
+            "(`dvc stage list`)"
         )
     return LocalModel(name, chosen, folder, backend, file, config)
 

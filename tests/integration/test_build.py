@@ -194,7 +194,7 @@ def test_what_one_person_pushes_another_pulls_and_can_serve(workspace: Path, tmp
     clone = tmp_path / "clone"
     run(workspace, "git", "clone", "-q", str(workspace), str(clone))
     assert not (clone / "model_repository/digits/1/model.onnx").exists()
-    run(clone, f"{BIN}/dvc", "pull", "--allow-missing")
+    run(clone, f"{BIN}/dvc", "pull", "--with-deps", "repository@digits")
     assert hashes(clone) == hashes(workspace)
     assert [model.name for model in verified_models(clone / "model_repository")] == ["digits"]
     assert ran(slipway(clone, "build", "digits")) == []

@@ -207,7 +207,7 @@ def test_what_is_not_what_the_lock_names_is_neither_pushed_nor_released(workspac
 
 def test_nothing_built_is_neither_pushed_nor_released(workspace: Path, remote: Path) -> None:
     (workspace / MODEL).unlink()
-    remedy = "run `slipway build digits`, or `dvc pull --allow-missing`"
+    remedy = "run `slipway build digits`, or `dvc pull` its stage (`dvc stage list`)"
     assert refused(slipway(workspace, "push")) == f"{MODEL} is not here: {remedy}"
     (workspace / "dvc.lock").unlink()
     absent = f"{workspace}/dvc.lock does not exist: build a model first, with `slipway build MODEL`"
