@@ -1,6 +1,6 @@
 """Tokens a second of the translator's loop in the server, against two clients that loop themselves over gRPC.
 
-    python benchmarks/decode.py [--json] [--rounds 5] [--sentences 64] [--min-tokens 24] [--seconds 2]
+    python benchmarks/decode.py [--json] [--rounds 11] [--sentences 64] [--min-tokens 24] [--seconds 2]
 
 `server` asks `translator` once for a text. `prefix` (a) asks `encoder`, then `decoder_prefix` once for each token with
 the encoded source and all tokens so far. `cache` (b) asks for each token too, and ships the cache of keys and values
@@ -47,7 +47,7 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--sentences", type=int, default=64, help="held-out sentences")
     parser.add_argument("--min-tokens", type=int, default=24, help="of their reference translations; 1 takes any")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
