@@ -89,21 +89,53 @@ def build(
         list[str] | None, typer.Argument(help="Hydra overrides, kept in the configuration: train.epochs=5 seed=7")
     ] = None,
     force: Annotated[bool, typer.Option(help="Run every stage, also those that are not stale.")] = False,
+    keep_fp32: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER", help="Layer that INT8 keeps in FP32, again for each; none of them: 'none'."),
+    ] = None,
 ) -> None:
-    """Train, export, gate and write the model's folder of model_repository/: whatever of it is stale."""
+    """Train, export, quantise, gate and write the model's folders of model_repository/: whatever of it is stale."""
     with one_line_errors():
         sys.path.insert(0, str(root := workspace()))  # recipes are this workspace's, as they are in its stages
         from model_build import BuildError
         from model_build.pipeline import StageFailed
         from model_build.pipeline import build as run
 
+        kept = [] if keep_fp32 == ["none"] else keep_fp32
+        more = [] if kept is None else [f"precision.int8.keep_fp32=[{','.join(kept)}]"]
         try:
-            ran = run(root, model, overrides or [], force)
+            ran = run(root, model, [*(overrides or []), *more], force)
         except StageFailed as error:
             raise Failure(str(error), error.code if error.code > 0 else 128 - error.code) from error
         except (BuildError, OSError) as error:
             raise Failure(str(error)) from error
         out.print(f"built {model}: ran {', '.join(ran)}" if ran else f"{model} is up to date: no stage is stale")
+
+
+@app.command()
+def variants(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print what the gate has found, as JSON.")] = False,
+) -> None:
+    """Print each precision of a built model: size, speed, distance from FP32, metric, and what the gate said of it."""
+    with one_line_errors():
+        sys.path.insert(0, str(root := workspace()))
+        from model_build import BuildError
+        from model_build.precision.report import read_found, rows
+
+        try:
+            found = read_found(root, model)
+        except BuildError as error:
+            raise Failure(str(error)) from error
+        if as_json:
+            typer.echo(json.dumps(found, indent=2))
+            return
+        header, *lines = rows(found)
+        table = Table(*header, box=None, pad_edge=False)
+        for line in lines:
+            table.add_row(*map(Text, line))
+        out.print(table)
+        out.print("\n".join(f"on {target} `{model}` is {one}" for target, one in found["chosen"].items()))
 
 
 @app.command()

@@ -19,7 +19,7 @@ from pathlib import Path
 from model_build import BuildError, GateRefused
 from model_build.config import load_config
 
-STAGES = ("data", "train", "export", "infer", "repository")
+STAGES = ("data", "train", "export", "infer", "variants", "gate", "repository")
 
 
 def main() -> int:
@@ -27,14 +27,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m model_build", description="Run one stage of dvc.yaml.")
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("model")
+    parser.add_argument("variant", nargs="?", help="of stage repository: write this variant's folders")
     arguments = parser.parse_args()
-    label = f"{arguments.stage}@{arguments.model}"
+    label = f"{arguments.variant or arguments.stage}@{arguments.model}"
     try:
         workspace = Path.cwd()
         config = load_config(workspace, arguments.model)
         stage = importlib.import_module(f"model_build.stages.{arguments.stage}")
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print(f"{label}: {stage.run(workspace, config)}", file=sys.stderr)
+        more = (arguments.variant,) if arguments.stage == "repository" else ()
+        print(f"{label}: {stage.run(workspace, config, *more)}", file=sys.stderr)
     except GateRefused as error:
         print(f"error: {label}: {error}", file=sys.stderr)
         return 3

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dvc.exceptions import DvcException, ReproductionError
 from dvc.repo import Repo
@@ -20,12 +21,13 @@ from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from model_build._errors import BuildError, ConfigurationError, DataError
-from model_build.config import CONFIG_DIRECTORY, load_config, read_config
+from model_build.config import CONFIG_DIRECTORY, ServedConfig, load_config, read_config
 from model_build.files import write_file
+from model_build.precision.variants import VARIANTS
 from model_build.recipe import load_export_recipe, load_recipe
 from model_build.stages.layout import BuildFiles
 
-FIRST_STAGE = "data"
+FIRST_STAGE, LAST_STAGE = "data", "repository"
 PIPELINE = "dvc.yaml"
 
 
@@ -93,17 +95,17 @@ def override(workspace: Path, model: str, overrides: Sequence[str]) -> None:
 
 
 def _reproduce(workspace: Path, model: str, force: bool) -> list[str]:
+    _bring_in_line(workspace, model)
     with Repo(str(workspace)) as repo:
-        known = bool(_stages(repo, model))
-    if not known:
-        _add(workspace, model)
-    with Repo(str(workspace)) as repo:  # opened again: it keeps the dvc.yaml that it has read
         stages = _stages(repo, model)
         ran = []
         if not force and _data_changed(workspace, model):
             first = [stage for stage in stages if stage.partition("@")[0].endswith(FIRST_STAGE)]
             ran = repo.reproduce(targets=first, force=True, single_item=True)
-        ran += repo.reproduce(targets=stages, force=force)
+        # The public name last: a kill before it leaves the old one on the old variants, or beside the new ones.
+        public = [stage for stage in stages if stage.partition("@")[0].endswith(LAST_STAGE)]
+        for targets in ([stage for stage in stages if stage not in public], public):
+            ran += repo.reproduce(targets=targets, force=force) if targets else []
         return [str(stage.addressing) for stage in ran]
 
 
@@ -112,20 +114,60 @@ def _stages(repo: Repo, model: str) -> list[str]:
     return [stage.addressing for stage in repo.index.stages if stage.addressing.endswith(f"@{model}")]
 
 
-def _add(workspace: Path, model: str) -> None:
-    """Write a model that dvc.yaml does not know into the list of its kind, comments kept."""
-    kind = load_export_recipe(load_config(workspace, model)).stages
+def _bring_in_line(workspace: Path, model: str) -> None:
+    """Write the model into the lists of its kind in dvc.yaml, and of the variants that it has; comments are kept.
+
+    The folders and the locked revision of a variant that it no longer has are removed: nothing would build them.
+    """
+    config = load_config(workspace, model)
+    kind = load_export_recipe(config).stages
+    variants = config.precision.variants if isinstance(config, ServedConfig) else []
     path = workspace / PIPELINE
+    document, content = _read_yaml(path)
+    stages = {name: stage for name, stage in content["stages"].items() if name.rpartition("-")[0] == kind[:-1]}
+    if not stages:
+        raise BuildError(f"{path} has no stages '{kind}...' for the recipe of model '{model}': add them")
+    changed = False
+    dropped = []
+    for name, stage in stages.items():
+        models, variant = stage["matrix"]["model"], name.removeprefix(kind)
+        wanted = variant not in VARIANTS or variant in variants
+        if wanted and model not in models:
+            models.append(model)
+            changed = True
+        elif not wanted and model in models:
+            models.remove(model)
+            dropped.append(variant)
+    if missing := sorted(set(variants) - {name.removeprefix(kind) for name in stages}):
+        raise ConfigurationError(
+            f"precision.variants of '{model}' has {', '.join(missing)}, and its recipe is not served in other "
+            f"precisions: expected []"
+        )
+    if changed or dropped:
+        _write_yaml(path, document, content)
+    for variant in dropped:
+        _forget(workspace, model, f"{kind}{variant}@{model}", variant)
+
+
+def _forget(workspace: Path, model: str, stage: str, variant: str) -> None:
+    lock = workspace / "dvc.lock"
+    if lock.is_file():
+        document, content = _read_yaml(lock)
+        outs = (content.get("stages") or {}).pop(stage, {}).get("outs", [])
+        _write_yaml(lock, document, content)
+        for folder in {Path(out["path"]).parts[1] for out in outs if out["path"].startswith("model_repository/")}:
+            shutil.rmtree(workspace / "model_repository" / folder, ignore_errors=True)
+
+
+def _read_yaml(path: Path) -> tuple[YAML, Any]:
     document = YAML()
     document.width, document.preserve_quotes = 120, True
-    document.indent(mapping=2, sequence=4, offset=2)
-    content = document.load(path.read_text())
-    lists = [
-        stage["matrix"]["model"] for name, stage in content["stages"].items() if name.rpartition("-")[0] == kind[:-1]
-    ]
-    if not lists:
-        raise BuildError(f"{path} has no stages '{kind}...' for the recipe of model '{model}': add them")
-    lists[0].append(model)
+    if path.name == PIPELINE:  # DVC writes its lock in ruamel's own way
+        document.indent(mapping=2, sequence=4, offset=2)
+    return document, document.load(path.read_text())
+
+
+def _write_yaml(path: Path, document: YAML, content: Any) -> None:
     text = io.StringIO()
     document.dump(content, text)
     write_file(path, text.getvalue().encode())

@@ -15,9 +15,11 @@ import numpy.typing as npt
 from model_build._errors import ConfigurationError
 from model_build.config import ModelConfig, ServedConfig
 from model_build.config.schema import require
+from model_build.precision.variants import FP32, Graphs
 from model_build.stages.layout import BuildFiles
 
 Array = npt.NDArray[Any]
+Feed = Mapping[str, Array]
 Config = TypeVar("Config", bound=ModelConfig)
 Kind = TypeVar("Kind", bound="ExportRecipe[Any]")
 
@@ -48,6 +50,7 @@ class ServedModel:
         gpu, cpu: `inference.ModelConfig` messages: config.pbtxt, and configs/cpu.pbtxt.
         files: further files by their path in the folder.
         inputs, outputs: the golden request and its answer, arrays by tensor name; text as `str` in object arrays.
+        atol: how far a server's answer may be from it; None takes `gate.golden_atol`.
     """
 
     name: str
@@ -56,6 +59,7 @@ class ServedModel:
     files: Mapping[str, bytes]
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
+    atol: float | None = None
 
 
 class ExportRecipe(ABC, Generic[Config]):
@@ -111,8 +115,52 @@ class Recipe(ExportRecipe[Config]):
         """Stage infer: answer the held-out part with the exported files."""
 
     @abstractmethod
-    def serve(self, files: BuildFiles) -> Sequence[ServedModel]:
-        """Stage repository: everything that Triton serves of this model, the model itself last."""
+    def serve(self, files: BuildFiles, variant: str = FP32, graphs: Graphs | None = None) -> Sequence[ServedModel]:
+        """Everything that Triton serves of this model in one precision.
+
+        Args:
+            files: of the stages before.
+            variant: the precision; a recipe without `graphs` is asked for FP32 alone.
+            graphs: that variant's graphs by file name.
+
+        Returns:
+            The folders, last the one that answers: `<model>_<variant>`, or the model itself in a recipe without
+            `graphs`. Folders that several variants share have the same name and content in each.
+        """
+
+
+class Variable(Recipe[Config]):
+    """A recipe that can be served in several precisions.
+
+    Attributes:
+        variant_metric: name of what `judge` gives.
+    """
+
+    variant_metric: str
+
+    @abstractmethod
+    def graphs(self, files: BuildFiles) -> Mapping[str, bytes]:
+        """The exported files of which variants are made, by file name."""
+
+    @abstractmethod
+    def calibration(self, files: BuildFiles) -> Mapping[str, Sequence[Feed]]:
+        """Real inputs of each of `graphs`, none of which is evaluated on."""
+
+    @abstractmethod
+    def evaluation(self, files: BuildFiles) -> Mapping[str, Sequence[Feed]]:
+        """A few held-out inputs of each of `graphs`, to compare layers and to measure speed with."""
+
+    @abstractmethod
+    def requests(self, files: BuildFiles) -> Sequence[Feed]:
+        """The held-out part as requests to the served model, at most `triton.max_batch_size` examples each."""
+
+    @abstractmethod
+    def answer(self, files: BuildFiles, graphs: Mapping[str, bytes]) -> Mapping[str, Array]:
+        """The served model's outputs for all of `requests`, computed here with these graphs."""
+
+    @abstractmethod
+    def judge(self, files: BuildFiles, answers: Mapping[str, Array], reference: Mapping[str, Array]) -> float:
+        """The task's metric, of answers to all of `requests`; `reference` are FP32's, which may be the same."""
 
 
 def load_recipe(config: ModelConfig) -> Recipe[Any]:

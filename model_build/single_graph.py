@@ -17,15 +17,19 @@ from model_build.config import SingleGraphConfig
 from model_build.dataset import Dataset, Floats, Labels
 from model_build.files import write_file, write_files
 from model_build.onnx_export import export_onnx, open_session, parity
-from model_build.recipe import Inference, Recipe, ServedModel
+from model_build.precision.variants import FP32, Graph, Graphs, served_name
+from model_build.recipe import Array, Feed, Inference, ServedModel, Variable
 from model_build.stages.layout import BuildFiles
 from model_build.triton_config import LABELS_FILE, graph_model
 
 PARITY_BATCHES = (1, 2, 7, 32)
 EVALUATION_BATCH = 256
+CALIBRATION_BATCH = 16
+COMPARED_BATCHES = (1, 8)  # of the held-out part, to compare layers and to measure speed with
+MODEL = "model.onnx"
 
 
-class SingleGraph(Recipe[SingleGraphConfig]):
+class SingleGraph(Variable[SingleGraphConfig]):
     """A classifier of arrays.
 
     A model of its own says what is abstract here, and overrides what it knows better.
@@ -35,7 +39,7 @@ class SingleGraph(Recipe[SingleGraphConfig]):
         labels: names of the classes, in the order of the output's last dimension.
     """
 
-    metric = "accuracy"
+    metric = variant_metric = "accuracy"
     input_name: str
     output_name = "probabilities"
     labels: tuple[str, ...]
@@ -115,9 +119,7 @@ class SingleGraph(Recipe[SingleGraphConfig]):
     def infer(self, files: BuildFiles) -> Inference:
         """Classify the test part."""
         dataset = Dataset.from_file(files.data)
-        session = open_session(files.onnx.read_bytes())
-        parts = np.split(dataset.test_inputs, range(EVALUATION_BATCH, len(dataset.test_inputs), EVALUATION_BATCH))
-        answers = np.concatenate([session.run(None, {self.input_name: part})[0] for part in parts])
+        answers = self.answer(files, self.graphs(files))[self.output_name]
         return Inference(
             value=self.score(answers, dataset.test_labels),
             examples=len(dataset.test_labels),
@@ -132,23 +134,54 @@ class SingleGraph(Recipe[SingleGraphConfig]):
             rows.append([index, self.labels[label], self.labels[predicted], f"{answer[predicted]:.6f}"])
         return rows
 
-    def serve(self, files: BuildFiles) -> Sequence[ServedModel]:
+    def graphs(self, files: BuildFiles) -> Mapping[str, bytes]:
+        """The one graph."""
+        return {MODEL: files.onnx.read_bytes()}
+
+    def calibration(self, files: BuildFiles) -> Mapping[str, Sequence[Feed]]:
+        """The validation part: neither trained nor evaluated on."""
+        inputs = Dataset.from_file(files.data).validation_inputs[: self.config.precision.calibration_examples]
+        return {MODEL: self._batches(inputs, CALIBRATION_BATCH)}
+
+    def evaluation(self, files: BuildFiles) -> Mapping[str, Sequence[Feed]]:
+        """The beginning of the test part."""
+        inputs = Dataset.from_file(files.data).test_inputs
+        return {MODEL: [{self.input_name: inputs[:size]} for size in COMPARED_BATCHES]}
+
+    def requests(self, files: BuildFiles) -> Sequence[Feed]:
+        """The test part."""
+        return self._batches(Dataset.from_file(files.data).test_inputs, self.config.triton.max_batch_size)
+
+    def answer(self, files: BuildFiles, graphs: Mapping[str, bytes]) -> Mapping[str, Array]:
+        """Answer the test part."""
+        session = open_session(graphs[MODEL])
+        parts = self._batches(Dataset.from_file(files.data).test_inputs, EVALUATION_BATCH)
+        return {self.output_name: np.concatenate([session.run([self.output_name], dict(part))[0] for part in parts])}
+
+    def judge(self, files: BuildFiles, answers: Mapping[str, Array], reference: Mapping[str, Array]) -> float:
+        """`score` on the test part."""
+        return self.score(answers[self.output_name], Dataset.from_file(files.data).test_labels)
+
+    def serve(self, files: BuildFiles, variant: str = FP32, graphs: Graphs | None = None) -> Sequence[ServedModel]:
         """The graph behind Triton's onnxruntime backend."""
         content = files.onnx.read_bytes()
-        session = open_session(content)
+        graph = graphs[MODEL] if graphs else Graph(content, content)
         example = Dataset.from_file(files.data).test_inputs[:1]
-        (answer,) = session.run([self.output_name], {self.input_name: example})
+        (answer,) = open_session(graph.cpu).run([self.output_name], {self.input_name: example})
         labels = "".join(f"{label}\n" for label in self.labels).encode()
         return [
             graph_model(
-                self.config.name,
-                content,
+                served_name(self.config.name, variant),
+                graph,
                 self.config.triton,
                 files={LABELS_FILE: labels},
                 inputs={self.input_name: example},
                 outputs={self.output_name: answer},
             )
         ]
+
+    def _batches(self, inputs: Floats, size: int) -> list[Feed]:
+        return [{self.input_name: part} for part in np.split(inputs, range(size, len(inputs), size))]
 
 
 class Classification:

@@ -13,9 +13,15 @@ from tritonclient.utils import np_to_triton_dtype
 from model_build._errors import ExportError
 from model_build.config import TritonConfig
 from model_build.onnx_export import open_session
+from model_build.precision.variants import CPU, GPU, Graph, file_names, tensorrt_name
 from model_build.recipe import ServedModel
 
 LABELS_FILE = "labels.txt"
+GRAPH_FILE = "model.onnx"  # Triton's own name for it
+# Triton takes no model without a version folder, and neither git nor DVC keeps an empty one.
+ENSEMBLE_FILE = {
+    "1/ensemble.txt": b"An ensemble has no file of its own; Triton asks for a version folder all the same.\n"
+}
 
 Array = npt.NDArray[Any]
 
@@ -39,7 +45,7 @@ _TYPES = {
 
 def graph_model(
     name: str,
-    content: bytes,
+    graph: Graph | bytes,
     config: TritonConfig,
     *,
     files: Mapping[str, bytes],
@@ -50,13 +56,14 @@ def graph_model(
 
     Args:
         name: of the model.
-        content: the ONNX file.
+        graph: the ONNX file; a GPU gets the form for TensorRT where there is one.
         config: batching, instances, threads.
         files: further files of the folder; labels.txt names the classes of every output.
         inputs: golden request.
         outputs: its answer.
     """
-    session = open_session(content)
+    graph = Graph(graph, graph) if isinstance(graph, bytes) else graph
+    session = open_session(graph.cpu)
     gpu, cpu = (pb.ModelConfig(name=name, backend="onnxruntime") for _ in range(2))
     for message in (gpu, cpu):
         for node in session.get_inputs():
@@ -68,7 +75,11 @@ def graph_model(
     gpu.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=config.gpu_instances)
     cpu.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=config.cpu_instances)
     cpu.parameters["intra_op_thread_count"].string_value = str(config.cpu_threads)
-    return ServedModel(name, gpu, cpu, {**files, "1/model.onnx": content}, inputs, outputs)
+    contents = file_names(GRAPH_FILE, graph)
+    if len(contents) > 1:
+        gpu.default_model_filename = tensorrt_name(GRAPH_FILE)
+    versioned = {f"1/{file}": content for file, content in contents.items()}
+    return ServedModel(name, gpu, cpu, {**files, **versioned}, inputs, outputs)
 
 
 def python_model(
@@ -141,6 +152,31 @@ def ensemble(
         {first_inputs[tensor]: array for tensor, array in first.inputs.items()},
         {last_outputs[tensor]: array for tensor, array in last.outputs.items()},
     )
+
+
+def routed(
+    name: str,
+    config: TritonConfig,
+    targets: Mapping[str, ServedModel],
+    reference: ServedModel,
+    files: Mapping[str, bytes],
+) -> ServedModel:
+    """The public name: on each target an ensemble whose one step is the variant that was chosen there.
+
+    Args:
+        name: of the model.
+        config: its largest batch.
+        targets: the chosen variant by target.
+        reference: FP32, which gives the golden answer.
+        files: further files of the folder.
+    """
+    steps = {}
+    for target, model in targets.items():
+        inputs = {tensor.name: tensor.name for tensor in model.cpu.input}
+        outputs = {tensor.name: tensor.name for tensor in model.cpu.output}
+        steps[target] = ensemble(name, config, [(model, inputs, outputs)], ENSEMBLE_FILE)
+    contents = {**ENSEMBLE_FILE, **files}
+    return ServedModel(name, steps[GPU].gpu, steps[CPU].cpu, contents, reference.inputs, reference.outputs)
 
 
 def to_text(message: Any, model: str) -> bytes:

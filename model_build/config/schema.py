@@ -5,11 +5,12 @@ A configuration names its schema in `defaults` (`SCHEMAS`); values are checked a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
 from model_build._errors import ConfigurationError
+from model_build.precision.variants import VARIANTS
 from model_build.target import TARGET
 
 
@@ -73,11 +74,52 @@ class ModelConfig:
 
 
 @dataclass
+class VariantConfig:
+    """How a variant is made, and what it may lose against FP32 on held-out data, in process and through the server."""
+
+    max_abs: float = 0.1
+    min_cosine: float = 0.99
+    max_drop: float = 0.01
+    keep_fp32: list[str] = field(default_factory=list)
+    automatic: bool = True
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.smoothing <= 1, "precision.*.smoothing", self.smoothing, "0 to 1")
+        require(self.max_abs > 0, "precision.*.max_abs", self.max_abs, "more than 0")
+        require(-1 <= self.min_cosine <= 1, "precision.*.min_cosine", self.min_cosine, "-1 to 1")
+        require(self.max_drop >= 0, "precision.*.max_drop", self.max_drop, "0 or more")
+
+
+@dataclass
+class PrecisionConfig:
+    """Which variants are made beside FP32, of how much calibration data, and what each may lose."""
+
+    variants: list[str] = field(default_factory=list)
+    calibration_examples: int = 128
+    fp16: VariantConfig = field(default_factory=VariantConfig)
+    int8: VariantConfig = field(default_factory=VariantConfig)
+
+    def __post_init__(self) -> None:
+        known = set(self.variants) <= set(VARIANTS) and len(set(self.variants)) == len(self.variants)
+        require(known, "precision.variants", self.variants, f"some of {list(VARIANTS)}, each once")
+        require(
+            self.calibration_examples >= 1, "precision.calibration_examples", self.calibration_examples, "1 or more"
+        )
+
+    def of(self, variant: str) -> VariantConfig:
+        """What `variant` may lose."""
+        found: VariantConfig = getattr(self, variant)
+        return found
+
+
+@dataclass
 class ServedConfig(ModelConfig):
     """A model that is measured on held-out data and served."""
 
     gate: GateConfig = MISSING
     triton: TritonConfig = MISSING
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
 
 
 @dataclass

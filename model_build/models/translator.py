@@ -19,6 +19,7 @@ from model_build.models.translation.graphs import export_graphs
 from model_build.models.translation.network import END, PAD
 from model_build.models.translation.served.decoding import Translator as Decoding
 from model_build.models.translation.vocabulary import learn_vocabulary
+from model_build.precision.variants import FP32, Graphs
 from model_build.recipe import Array, Inference, Recipe, ServedModel, as_text, read_served_code
 from model_build.stages.layout import BuildFiles
 from model_build.triton_config import python_model
@@ -102,7 +103,7 @@ class Translator(Recipe[TranslatorConfig]):
         assert isinstance(first, float)
         return Inference(first, len(test), predictions, details)
 
-    def serve(self, files: BuildFiles) -> Sequence[ServedModel]:
+    def serve(self, files: BuildFiles, variant: str = FP32, graphs: Graphs | None = None) -> Sequence[ServedModel]:
         """The streaming twin, and the translator: the same files, one answer or many."""
         network, name = self.config.network, self.config.name
         contents = {f"1/{graph}": (files.graphs / graph).read_bytes() for graph in GRAPHS}

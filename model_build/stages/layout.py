@@ -59,6 +59,16 @@ class BuildFiles:
         return self.folder / "graphs"
 
     @property
+    def variants(self) -> Path:
+        """Folder of the graphs in other precisions: one folder for each."""
+        return self.folder / "variants"
+
+    @property
+    def staged(self) -> Path:
+        """Folder of what passed the gate, as model_repository/ will hold it."""
+        return self.folder / "staged"
+
+    @property
     def metrics(self) -> Path:
         """What was measured on the held-out part (JSON)."""
         return self.folder / "metrics.json"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from model_build._errors import DataError
@@ -18,8 +19,21 @@ MIN_WORDS = 12  # of a description: shorter ones say the same of many packages
 TextPair = tuple[str, str]
 
 
-def read_pairs(path: Path | None, count: int) -> list[TextPair]:
-    """At most `count` pairs of texts that belong together: of a user's file, or of Debian's packages (None).
+@dataclass(frozen=True)
+class Sentences:
+    """Pairs of texts that belong together, and texts that are none of theirs.
+
+    Attributes:
+        pairs: what an embedder is measured on.
+        calibration: other texts, to calibrate on; empty where a user's file has no more than is measured on.
+    """
+
+    pairs: list[TextPair]
+    calibration: list[str]
+
+
+def read_sentences(path: Path | None, count: int) -> Sentences:
+    """At most `count` pairs of a user's file, or of Debian's packages (None), of which a quarter is left over.
 
     Which ones follows from a hash of the text.
 
@@ -29,7 +43,11 @@ def read_pairs(path: Path | None, count: int) -> list[TextPair]:
     pairs = list(_packages(PACKAGES)) if path is None else read_two_columns(path)
     if len(pairs) < 2:
         raise DataError(f"{path or PACKAGES} has {len(pairs)} pairs: expected 2 or more, one to be told from another")
-    return sorted(pairs, key=lambda pair: hashlib.sha256(pair[0].encode()).digest())[:count]
+    ordered = sorted(pairs, key=lambda pair: hashlib.sha256(pair[0].encode()).digest())
+    measured = ordered[: count if path else max(2, min(count, len(ordered) * 3 // 4))]
+    known = {text for pair in measured for text in pair}
+    others = dict.fromkeys(text for pair in ordered[len(measured) :] for text in pair)
+    return Sentences(measured, [text for text in others if text not in known])
 
 
 def _packages(status: Path) -> Iterator[TextPair]:

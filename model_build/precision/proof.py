@@ -1,0 +1,127 @@
+"""Proof of precision: which layers really run in the precision that a file's name claims."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+from model_build._errors import ExportError
+from model_build.precision.graph import OPERATORS, layers
+from model_build.precision.variants import FP16, INT8
+
+_STORED = {FP16: "FLOAT16", INT8: "INT8"}
+# ONNX Runtime's operators that multiply 8-bit integers (docs/ContribOperators.md), and its fused ones that do not.
+INTEGER_OPERATORS = frozenset(
+    ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger")
+)
+_FLOAT_OPERATORS = frozenset((*OPERATORS, "FusedConv", "FusedGemm", "FusedMatMul", "NhwcFusedConv"))
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a file holds and what runs of it; true when every layer that should is in the claimed precision.
+
+    Attributes:
+        variant: the precision that is claimed.
+        layers: how many there are, those kept in FP32 not counted.
+        stored: of how many of them the file holds the weights in that precision.
+        running: how many ONNX Runtime runs in it on this CPU; None where it was not asked.
+        operators: what runs, by name of ONNX Runtime's operator; empty where it was not asked.
+        left: names of those that are, or run, in another precision.
+    """
+
+    variant: str
+    layers: int
+    stored: int
+    running: int | None
+    operators: Mapping[str, int]
+    left: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return 0 < self.layers == self.stored and self.running in (None, self.layers)
+
+    @property
+    def reason(self) -> str:
+        """Why it is false."""
+        claimed = self.variant.upper()
+        if self.layers == 0:
+            return f"no layer is left in {claimed}: all of them are kept in FP32"
+        names = ", ".join(self.left[:3]) + (", ..." if len(self.left) > 3 else "")
+        if self.stored != self.layers:
+            return f"the file holds {self.stored} of {self.layers} layers in {claimed}, not {names}"
+        return (
+            f"{self.running} of {self.layers} layers run in {claimed} on this CPU: ONNX Runtime has no such kernel for "
+            f"{names}"
+        )
+
+
+def prove(variant: str, fp32: bytes, content: bytes, kept: frozenset[str], *, run: bool) -> Proof:
+    """Compare a variant's file with the FP32 file that it was made of.
+
+    Args:
+        variant: fp16 or int8.
+        fp32: the FP32 file.
+        content: the variant's.
+        kept: names of layers that were asked to stay in FP32.
+        run: whether this machine is the target: then what ONNX Runtime makes of the file counts too.
+
+    Raises:
+        ExportError: ONNX Runtime cannot open the file.
+    """
+    wanted = {layer.name for layer in layers(onnx.load_from_string(fp32))} - kept
+    held = {layer.name: layer.datatype for layer in layers(onnx.load_from_string(content))}
+    unlike = sorted(name for name in wanted if held.get(name) != _STORED[variant])
+    stored = len(wanted) - len(unlike)
+    if not run:
+        return Proof(variant, len(wanted), stored, None, {}, tuple(unlike))
+    optimised = optimise(content)
+    operators = Counter(node.op_type for node in optimised.graph.node)
+    others = [name for name, half in _float_layers(optimised) if not (variant == FP16 and half)]
+    running = min(len(wanted), max(0, len(wanted) + len(kept) - len(others)))  # fused layers lose their names
+    if variant == INT8:
+        running = min(running, sum(operators[name] for name in INTEGER_OPERATORS))
+    names = unlike or ([] if running == len(wanted) else sorted(wanted & set(others)) or sorted(wanted))
+    return Proof(variant, len(wanted), stored, running, dict(sorted(operators.items())), tuple(names))
+
+
+def optimise(content: bytes) -> onnx.ModelProto:
+    """The graph as ONNX Runtime runs it on this CPU.
+
+    Raises:
+        ExportError: it cannot open the file.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        try:
+            ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ExportError(
+                f"ONNX Runtime cannot open it ({reason}): an operator has no kernel in this precision; keep its layer "
+                "in FP32"
+            ) from error
+        return onnx.load(options.optimized_model_filepath)
+
+
+def _float_layers(model: onnx.ModelProto) -> list[tuple[str, bool]]:
+    """Name of each layer that runs in floating point, and whether in half precision.
+
+    Where a CPU has no kernel for half precision, ONNX Runtime casts to float, weights beforehand.
+    """
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    dequantised = {
+        node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in types
+    }
+    found = []
+    for node in model.graph.node:
+        if node.op_type in _FLOAT_OPERATORS and (node.input[1] in types or node.input[1] in dequantised):
+            found.append((node.name, types.get(node.input[1]) == onnx.TensorProto.FLOAT16))
+    return found

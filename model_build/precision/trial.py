@@ -1,0 +1,206 @@
+"""A variant of a whole model: made, proven and compared in this process; layers are kept in FP32 until it passes."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+
+from model_build._errors import ConfigurationError, ExportError
+from model_build.config.schema import VariantConfig
+from model_build.precision.distance import LayerError, distances, layer_errors
+from model_build.precision.graph import layers
+from model_build.precision.making import Maker
+from model_build.precision.proof import Proof, prove
+from model_build.precision.variants import CPU, FP32, INT8, TARGETS, Graphs
+from model_build.precision.verdict import Examination, Speed, examine
+from model_build.recipe import Variable
+from model_build.stages.layout import BuildFiles
+
+Array = npt.NDArray[Any]
+NAMED_LAYERS = 5  # of the worst, in a message
+ROUNDS, ROUND_SECONDS = 9, 0.05
+AS_FP32 = VariantConfig(max_abs=0.001, min_cosine=0.9999, max_drop=0.001)  # what batches of another size may change
+
+
+class Trial:
+    """Everything that is measured in process of one model's variants; FP32's answers are computed once.
+
+    Raises:
+        ConfigurationError: `precision` keeps layers in FP32 that the model does not have.
+    """
+
+    def __init__(self, recipe: Variable[Any], files: BuildFiles) -> None:
+        self.recipe, self.files = recipe, files
+        self.fp32 = recipe.graphs(files)
+        self.evaluation = recipe.evaluation(files)
+        self.reference = recipe.answer(files, self.fp32)
+        self.reference_metric = recipe.judge(files, self.reference, self.reference)
+        self.layers = {graph: layers(onnx.load_from_string(content)) for graph, content in self.fp32.items()}
+
+    def allowed(self, variant: str) -> VariantConfig:
+        """What the configuration lets it lose."""
+        if variant == FP32:
+            return AS_FP32
+        allowed: VariantConfig = self.recipe.config.precision.of(variant)
+        return allowed
+
+    def check_kept(self, variant: str) -> None:
+        """Raise a ConfigurationError where `keep_fp32` names a layer that there is not."""
+        known = [layer.name for found in self.layers.values() for layer in found]
+        if unknown := sorted(set(self.allowed(variant).keep_fp32) - set(known)):
+            raise ConfigurationError(
+                f"precision.{variant}.keep_fp32 names {', '.join(unknown)}: expected layers of the model, which has "
+                f"{', '.join(known)}"
+            )
+
+    def judge(self, way: str, variant: str, answers: Mapping[str, Array]) -> Examination:
+        """Compare answers to the recipe's requests with FP32's."""
+        metric = self.recipe.judge(self.files, answers, self.reference)
+        found = distances(self.reference, answers)
+        name = self.recipe.variant_metric
+        return examine(way, name, metric, self.reference_metric, found, self.allowed(variant), variant)
+
+    def in_process(self, variant: str, contents: Mapping[str, bytes]) -> Examination:
+        """Answer the recipe's requests here."""
+        try:
+            answers = self.recipe.answer(self.files, contents)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ExportError(
+                f"variant {variant} cannot be run ({reason}): an operator has no kernel in this precision; keep its "
+                "layer in FP32"
+            ) from error
+        return self.judge("in process", variant, answers)
+
+    def proof(self, variant: str, target: str, graphs: Graphs, kept: Collection[str]) -> Proof:
+        """Of the graphs together."""
+        proofs = [
+            prove(variant, self.fp32[name], graph.forms[target], frozenset(kept), run=target == CPU)
+            for name, graph in graphs.items()
+        ]
+        return proofs[0] if len(proofs) == 1 else _together(proofs)
+
+    def worst_layers(self, name: str, content: bytes, kept: Collection[str]) -> list[LayerError]:
+        """Of one graph, those that are kept left out."""
+        found = layer_errors(self.fp32[name], content, self.evaluation[name])
+        return [error for error in found if error.layer.name not in kept]
+
+    def blame(self, graphs: Graphs, target: str, kept: Collection[str]) -> str:
+        """The worst layers in words."""
+        errors = [
+            error for name, graph in graphs.items() for error in self.worst_layers(name, graph.forms[target], kept)
+        ]
+        worst = sorted(errors, key=lambda error: error.sqnr_db)[:NAMED_LAYERS]
+        return "; ".join(map(str, worst)) or "none"
+
+    def speed(self, graphs: Graphs) -> Speed:
+        """Of the CPU's form, with the threads that a server gives it, on the recipe's held-out inputs."""
+        threads = self.recipe.config.triton.cpu_threads
+        fp32 = {name: _session(content, threads) for name, content in self.fp32.items()}
+        other = {name: _session(graph.cpu, threads) for name, graph in graphs.items()}
+        once = max(self._seconds(fp32, 1), self._seconds(other, 1), 1e-6)
+        repeats = max(1, int(ROUND_SECONDS / once))
+        ratios = [self._seconds(fp32, repeats) / self._seconds(other, repeats) for _ in range(ROUNDS)]
+        return Speed(statistics.median(ratios), min(ratios), max(ratios))
+
+    def _seconds(self, sessions: Mapping[str, Any], repeats: int) -> float:
+        feeds = [(session, dict(feed)) for name, session in sessions.items() for feed in self.evaluation[name]]
+        start = time.perf_counter()
+        for _ in range(repeats):
+            for session, feed in feeds:
+                session.run(None, feed)
+        return time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Made:
+    """A variant as it will be examined: its graphs, and the layers that stayed in FP32."""
+
+    graphs: Graphs
+    kept: tuple[str, ...]
+
+
+def make_variant(trial: Trial, variant: str) -> Made:
+    """Make a variant; where it loses too much and `automatic` is set, keep the fewest layers in FP32 that it takes.
+
+    Layers go in the order of the noise that each adds by itself, and the fewest are found by bisection; the one that
+    loses too much with all but one layer kept is returned as it was made first, for the gate to refuse.
+    """
+    trial.check_kept(variant)
+    allowed = trial.allowed(variant)
+    calibration = trial.recipe.calibration(trial.files) if variant == INT8 else {}
+    makers = {
+        name: Maker(name, content, calibration.get(name, ()), allowed.smoothing) for name, content in trial.fp32.items()
+    }
+    try:
+        first = _make(makers, variant, allowed.keep_fp32)
+        if not allowed.automatic or _passes(trial, variant, first):
+            return first
+        order = _by_noise(trial, first)
+        print(f"{variant} loses too much: looking for the fewest layers to keep in FP32", file=sys.stderr, flush=True)
+        best: Made | None = None
+        low, high = 0, len(order)  # `low` of them are too few; with all of them nothing is left to gain
+        while high - low > 1:
+            count = (low + high) // 2
+            made = _make(makers, variant, [*allowed.keep_fp32, *order[:count]])
+            passed = _passes(trial, variant, made)
+            print(
+                f"{variant} with {len(made.kept)} of {sum(map(len, trial.layers.values()))} layers in FP32: "
+                f"{'passes' if passed else 'loses too much'}",
+                file=sys.stderr,
+                flush=True,
+            )
+            low, high, best = (low, count, made) if passed else (count, high, best)
+        return best or first
+    finally:
+        for maker in makers.values():
+            maker.close()
+
+
+def _make(makers: Mapping[str, Maker], variant: str, keep: Sequence[str]) -> Made:
+    return Made({name: maker.make(variant, keep) for name, maker in makers.items()}, tuple(keep))
+
+
+def _passes(trial: Trial, variant: str, made: Made) -> bool:
+    """In every form: the one for a GPU is computed here too, only slower."""
+    forms = {tuple(graph.forms[target] for graph in made.graphs.values()): target for target in reversed(TARGETS)}
+    return all(
+        trial.in_process(variant, {name: graph.forms[target] for name, graph in made.graphs.items()})
+        for target in forms.values()
+    )
+
+
+def _by_noise(trial: Trial, made: Made) -> list[str]:
+    errors = [error for name, graph in made.graphs.items() for error in trial.worst_layers(name, graph.cpu, made.kept)]
+    return [error.layer.name for error in sorted(errors, key=lambda error: error.sqnr_db)]
+
+
+def _together(proofs: Sequence[Proof]) -> Proof:
+    operators: dict[str, int] = {}
+    for proof in proofs:
+        for name, count in proof.operators.items():
+            operators[name] = operators.get(name, 0) + count
+    running = [proof.running for proof in proofs if proof.running is not None]
+    return Proof(
+        proofs[0].variant,
+        sum(proof.layers for proof in proofs),
+        sum(proof.stored for proof in proofs),
+        sum(running) if len(running) == len(proofs) else None,
+        operators,
+        tuple(name for proof in proofs for name in proof.left),
+    )
+
+
+def _session(content: bytes, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])

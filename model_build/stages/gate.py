@@ -1,0 +1,247 @@
+"""Stage gate: nothing goes on that lost accuracy, or that is not the precision that it says.
+
+The one part of model_build that asks a server: what would be served is put into a repository of its own, served by
+the embedded Triton and asked with slipway_client.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slipway_client
+
+import serving
+from model_build import tracking
+from model_build._errors import BuildError, DataError, GateRefused
+from model_build.config import ModelConfig, ServedConfig
+from model_build.files import sha256
+from model_build.precision.trial import Made, Trial
+from model_build.precision.variants import CPU, FP16, FP32, GPU, TARGETS, of_both, served_name
+from model_build.precision.verdict import NOT_FOR_TARGET, NOT_MEASURED, PASSES, Examination, Verdict, best
+from model_build.recipe import Array, Recipe, ServedModel, Variable, load_recipe
+from model_build.stages import staging
+from model_build.stages.layout import BuildFiles
+from model_build.stages.variants import read_variant
+from model_build.triton_config import LABELS_FILE, routed
+
+START_TIMEOUT, ANSWER_TIMEOUT = 180.0, 120.0  # seconds
+Verdicts = dict[str, dict[str, Verdict]]  # by variant, by target
+
+
+def run(workspace: Path, config: ModelConfig) -> str:
+    """Put what passes into `build/<model>/staged/`; return a line with the scores.
+
+    Raises:
+        GateRefused: the held-out metric is below `gate.minimum`, or a variant lost more than it may, or is not in the
+            precision that it is named for; nothing was written.
+        BuildError: the embedded Triton does not serve it.
+    """
+    assert isinstance(config, ServedConfig)  # dvc.yaml has this stage for no other
+    files = BuildFiles(workspace, config.name)
+    recipe = load_recipe(config)
+    metrics = _metrics(files)
+    with tracking.resumed_run(workspace, config.name, sha256(files.weights)) as mlflow:
+        _refuse_below(metrics, config)
+        plan = _plan_variants(recipe, files) if isinstance(recipe, Variable) else _plan_alone(recipe, files)
+        for model in plan.groups[staging.BASE]:
+            staging.log_graphs(mlflow, model)
+        with staging.Staging(files, recipe, metrics) as stage:
+            stage.write(plan.groups, config.name, plan.to_json())
+            _ask_server(workspace, recipe, stage.folder, plan)
+            stage.write(plan.groups, config.name, plan.to_json())
+            for variant, targets in plan.verdicts.items():
+                for one in targets[CPU].examinations:
+                    way = one.way.replace(" ", "_")
+                    mlflow.log_metric(f"test_{variant}_{recipe.variant_metric}_{way}", one.metric)  # type: ignore[attr-defined]
+            stage.publish()
+    return f"held-out {metrics['metric']} {metrics['value']:.4f} (gate {config.gate.minimum:g}){plan.said}"
+
+
+@dataclass
+class Plan:
+    """What would be served: folders by the stage that writes them, and for variants what was found and chosen."""
+
+    groups: Mapping[str, Sequence[ServedModel]]
+    verdicts: Verdicts
+    chosen: Mapping[str, str]
+    trial: Trial | None = None
+
+    def to_json(self) -> dict[str, Any] | None:
+        """For the manifest of the public name."""
+        if self.trial is None:
+            return None
+        found = {variant: {t: one.to_json() for t, one in by.items()} for variant, by in self.verdicts.items()}
+        return {
+            "metric": self.trial.recipe.variant_metric,
+            "chosen": dict(self.chosen),
+            "machine": _machine(),
+            "found": found,
+        }
+
+    @property
+    def said(self) -> str:
+        """For the stage's line."""
+        if self.trial is None:
+            return ""
+        parts = []
+        for variant in self.verdicts:
+            one = self.verdicts[variant][CPU]
+            speed = f" {one.speed.ratio:.1f}x" if one.speed and variant != FP32 else ""
+            parts.append(f"{variant} {one.verdict}{speed}")
+        return f"; on this CPU: {', '.join(parts)}; routed to {self.chosen[CPU]}"
+
+
+def _plan_alone(recipe: Recipe[Any], files: BuildFiles) -> Plan:
+    return Plan({staging.BASE: recipe.serve(files)}, {}, {})
+
+
+def _plan_variants(recipe: Variable[Any], files: BuildFiles) -> Plan:
+    """Prove and compare each variant in this process, time it, and choose."""
+    config = recipe.config
+    trial = Trial(recipe, files)
+    fp32 = of_both(trial.fp32)
+    size = sum(len(content) for content in trial.fp32.values())
+    verdicts: Verdicts = {
+        FP32: {CPU: Verdict(PASSES, "what the others are compared with", size)}
+        | {GPU: Verdict(PASSES, "what a target that was not measured is served", size)}
+    }
+    models = {FP32: recipe.serve(files, FP32, fp32)}
+    for variant in config.precision.variants:
+        made = read_variant(files, recipe, variant)
+        verdicts[variant] = {target: _verdict(trial, variant, target, made) for target in TARGETS}
+        models[variant] = recipe.serve(files, variant, made.graphs)
+    chosen = {target: best({name: by[target] for name, by in verdicts.items()}) for target in TARGETS}
+    answering = {variant: found[-1] for variant, found in models.items()}
+    labels = {LABELS_FILE: answering[FP32].files[LABELS_FILE]} if LABELS_FILE in answering[FP32].files else {}
+    targets = {target: answering[variant] for target, variant in chosen.items()}
+    public = routed(config.name, config.triton, targets, answering[FP32], labels)
+    loss = max((config.precision.of(one).max_abs for one in chosen.values() if one != FP32), default=0.0)
+    shared = {model.name for model in models[FP32]}
+    groups = {
+        variant: [
+            replace(model, atol=config.precision.of(variant).max_abs) for model in found if model.name not in shared
+        ]
+        for variant, found in models.items()
+        if variant != FP32
+    }
+    # The public name promises FP32's answer, within what the variant that gives it may be off.
+    base = [*models[FP32], replace(public, atol=loss) if loss else public]
+    return Plan({staging.BASE: base, **groups}, verdicts, chosen, trial)
+
+
+def _verdict(trial: Trial, variant: str, target: str, made: Made) -> Verdict:
+    """In this process: both forms are computed here; what only a GPU shows was not measured."""
+    proof = trial.proof(variant, target, made.graphs, made.kept)
+    foreign = variant == FP16 and target == CPU and proof.stored == proof.layers > 0
+    if not proof and not foreign:
+        raise _refused(trial, variant, [proof.reason], "build it again (`slipway build --force`)", None)
+    forms = {name: graph.forms[target] for name, graph in made.graphs.items()}
+    examination = trial.in_process(variant, forms)
+    if not examination:
+        raise _refused(
+            trial, variant, examination.losses, _remedy(trial, variant), trial.blame(made.graphs, target, made.kept)
+        )
+    size = sum(len(content) for content in forms.values())
+    if foreign and not proof:
+        return Verdict(NOT_FOR_TARGET, proof.reason, size, proof, (examination,), kept=made.kept)
+    if target == GPU:
+        reason = "no GPU was asked: the file's precision is proven, its accuracy was computed on the CPU"
+        return Verdict(NOT_MEASURED, reason, size, proof, (examination,), kept=made.kept)
+    return Verdict(PASSES, "", size, proof, (examination,), trial.speed(made.graphs), made.kept)
+
+
+def _remedy(trial: Trial, variant: str) -> str:
+    return (
+        f"calibrate on inputs like the held-out ones, keep these layers in FP32 (`slipway build "
+        f"{trial.recipe.config.name} --keep-fp32 LAYER`, or precision.{variant}.automatic=true), or take {variant} out "
+        "of precision.variants"
+    )
+
+
+def _refused(trial: Trial, variant: str, losses: Sequence[str], remedy: str, layers: str | None) -> GateRefused:
+    worst = f"; worst layers by themselves: {layers}" if layers else ""
+    return GateRefused(
+        f"variant {variant} of {trial.recipe.config.name} is refused: {'; '.join(losses)}{worst}: model_repository/ "
+        f"was not changed; {remedy}"
+    )
+
+
+def _ask_server(workspace: Path, recipe: Recipe[Any], repository: Path, plan: Plan) -> None:
+    """Serve the staged repository, and ask each variant for all of the recipe's requests."""
+    ports = _free_ports()
+    options = serving.ServerOptions(
+        repository=repository, http_port=ports[0], grpc_port=ports[1], metrics_port=ports[2]
+    )
+    log = workspace / "build" / recipe.config.name / "gate-triton.log"
+    try:
+        with serving.EmbeddedTriton(serving.find_interpreter(workspace), options, log) as server:
+            server.wait_ready(START_TIMEOUT)
+            if plan.trial is None:
+                return
+            with slipway_client.Client(f"grpc://127.0.0.1:{ports[1]}", timeout=ANSWER_TIMEOUT) as client:
+                for variant in plan.verdicts:
+                    print(f"asking {served_name(recipe.config.name, variant)}", file=sys.stderr, flush=True)
+                    examination = _served(plan.trial, client, variant)
+                    found = plan.verdicts[variant]
+                    found[CPU] = replace(found[CPU], examinations=(*found[CPU].examinations, examination))
+    except serving.GoldenMismatch as error:
+        raise GateRefused(f"{error}; model_repository/ was not changed") from error
+    except (serving.ServingError, slipway_client.TritonError) as error:
+        raise BuildError(f"{error}; model_repository/ was not changed") from error
+
+
+def _served(trial: Trial, client: slipway_client.Client, variant: str) -> Examination:
+    model = client.model(served_name(trial.recipe.config.name, variant))
+    names = list(trial.reference)
+    answers = [model.infer(request, outputs=names) for request in trial.recipe.requests(trial.files)]
+    joined: dict[str, Array] = {name: np.concatenate([answer[name] for answer in answers]) for name in names}
+    examination = trial.judge("served", variant, joined)
+    if not examination:
+        losses = [f"served, {loss}" for loss in examination.losses]
+        remedy = "in process it passed: the server runs something else; build it again (`slipway build --force`)"
+        raise _refused(trial, variant, losses, remedy, None)
+    return examination
+
+
+def _free_ports() -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _machine() -> str:
+    names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {len(names)} processors"
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _metrics(files: BuildFiles) -> dict[str, Any]:
+    try:
+        metrics: dict[str, Any] = json.loads(files.metrics.read_bytes())
+        return {**metrics, "metric": str(metrics["metric"]), "value": float(metrics["value"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{files.metrics} is not what stage infer writes ({error!r}): run `dvc repro`") from error
+
+
+def _refuse_below(metrics: Mapping[str, Any], config: ServedConfig) -> None:
+    if not metrics["value"] >= config.gate.minimum:
+        raise GateRefused(
+            f"held-out {metrics['metric']} {metrics['value']:.4f} is below gate.minimum {config.gate.minimum:g}: "
+            "model_repository/ was not changed; train longer or on more data"
+        )
