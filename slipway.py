@@ -121,7 +121,7 @@ def variants(
     with one_line_errors():
         sys.path.insert(0, str(root := workspace()))
         from model_build import BuildError
-        from model_build.precision.report import read_found, rows
+        from model_build.precision.report import notes, read_found, rows
 
         try:
             found = read_found(root, model)
@@ -135,7 +135,7 @@ def variants(
         for line in lines:
             table.add_row(*map(Text, line))
         out.print(table)
-        out.print("\n".join(f"on {target} `{model}` is {one}" for target, one in found["chosen"].items()))
+        out.print("\n".join(notes(found)))
 
 
 @app.command()

@@ -40,7 +40,7 @@ from model_build.models.translation.steps import (
 from model_build.onnx_export import Array, export_onnx, open_session, parity
 from model_build.recipe import ServedModel
 from model_build.stages.layout import BuildFiles
-from model_build.stages.repository import golden
+from model_build.stages.staging import golden
 from model_build.triton_config import graph_model, to_text
 from serving import ServingError
 

@@ -102,10 +102,11 @@ def _reproduce(workspace: Path, model: str, force: bool) -> list[str]:
         if not force and _data_changed(workspace, model):
             first = [stage for stage in stages if stage.partition("@")[0].endswith(FIRST_STAGE)]
             ran = repo.reproduce(targets=first, force=True, single_item=True)
-        # The public name last: a kill before it leaves the old one on the old variants, or beside the new ones.
-        public = [stage for stage in stages if stage.partition("@")[0].endswith(LAST_STAGE)]
-        for targets in ([stage for stage in stages if stage not in public], public):
-            ran += repo.reproduce(targets=targets, force=force) if targets else []
+        # In the order of dvc.yaml (DVC's own is another in each process), and the public name last: a kill before it
+        # leaves the old one on the old variants, or beside the new ones.
+        stages.sort(key=lambda stage: stage.partition("@")[0].endswith(LAST_STAGE))
+        ran += repo.reproduce(targets=stages, force=force, single_item=True)
+        _forget_dropped(workspace, model, stages)
         return [str(stage.addressing) for stage in ran]
 
 
@@ -115,10 +116,7 @@ def _stages(repo: Repo, model: str) -> list[str]:
 
 
 def _bring_in_line(workspace: Path, model: str) -> None:
-    """Write the model into the lists of its kind in dvc.yaml, and of the variants that it has; comments are kept.
-
-    The folders and the locked revision of a variant that it no longer has are removed: nothing would build them.
-    """
+    """Write the model into the lists of its kind in dvc.yaml, and of the variants that it has; comments are kept."""
     config = load_config(workspace, model)
     kind = load_export_recipe(config).stages
     variants = config.precision.variants if isinstance(config, ServedConfig) else []
@@ -128,7 +126,6 @@ def _bring_in_line(workspace: Path, model: str) -> None:
     if not stages:
         raise BuildError(f"{path} has no stages '{kind}...' for the recipe of model '{model}': add them")
     changed = False
-    dropped = []
     for name, stage in stages.items():
         models, variant = stage["matrix"]["model"], name.removeprefix(kind)
         wanted = variant not in VARIANTS or variant in variants
@@ -137,26 +134,33 @@ def _bring_in_line(workspace: Path, model: str) -> None:
             changed = True
         elif not wanted and model in models:
             models.remove(model)
-            dropped.append(variant)
+            changed = True
     if missing := sorted(set(variants) - {name.removeprefix(kind) for name in stages}):
         raise ConfigurationError(
             f"precision.variants of '{model}' has {', '.join(missing)}, and its recipe is not served in other "
             f"precisions: expected []"
         )
-    if changed or dropped:
+    if changed:
         _write_yaml(path, document, content)
-    for variant in dropped:
-        _forget(workspace, model, f"{kind}{variant}@{model}", variant)
 
 
-def _forget(workspace: Path, model: str, stage: str, variant: str) -> None:
+def _forget_dropped(workspace: Path, model: str, stages: Sequence[str]) -> None:
+    """Remove what the model's stages that are no more have written and locked: nothing would build it again.
+
+    Called once the public name is routed to none of it; what a kill leaves is removed the next time.
+    """
     lock = workspace / "dvc.lock"
-    if lock.is_file():
-        document, content = _read_yaml(lock)
-        outs = (content.get("stages") or {}).pop(stage, {}).get("outs", [])
-        _write_yaml(lock, document, content)
+    if not lock.is_file():
+        return
+    document, content = _read_yaml(lock)
+    known = {stage.rpartition(":")[2] for stage in stages}  # from another folder DVC puts its dvc.yaml before each
+    gone = [one for one in content["stages"] if one.endswith(f"@{model}") and one not in known]
+    for stage in gone:
+        outs = content["stages"].pop(stage).get("outs", [])
         for folder in {Path(out["path"]).parts[1] for out in outs if out["path"].startswith("model_repository/")}:
             shutil.rmtree(workspace / "model_repository" / folder, ignore_errors=True)
+    if gone:
+        _write_yaml(lock, document, content)
 
 
 def _read_yaml(path: Path) -> tuple[YAML, Any]:

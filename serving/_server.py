@@ -21,7 +21,7 @@ from serving import _runtime
 from serving._errors import GoldenMismatch, PortTaken, ServerDied, StartError
 from serving._golden import ask_golden, post
 from serving._interpreter import ServerInterpreter
-from serving._repository import ServedModel, verified_models
+from serving._repository import ServedModel, built_by, verified_models
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -231,11 +231,12 @@ class EmbeddedTriton:
 
     def _check_loaded(self, index: list[dict[str, Any]]) -> None:
         states = {entry["name"]: entry for entry in index}
-        for model in self.models:
-            entry = states.get(model.name, {})
-            if entry.get("state") != "READY":
-                reason = " ".join(str(entry.get("reason", "Triton does not list it")).split())
-                raise StartError(f"model '{model.name}' did not load: {reason} (all of it: {self.log})")
+        found = [(model.name, states.get(model.name, {})) for model in self.models]
+        if failed := [(name, entry) for name, entry in found if entry.get("state") != "READY"]:
+            # Of an ensemble with a step that did not load Triton says nothing, or only that: the step's reason is it.
+            name, entry = max(failed, key=lambda one: "reason" in one[1] and "depends on" not in one[1]["reason"])
+            reason = " ".join(str(entry.get("reason", "Triton does not list it")).split())
+            raise StartError(f"model '{name}' did not load: {reason} (all of it: {self.log})")
 
     def _check_golden(self, deadline: float, timeout: float, cancelled: Callable[[], bool]) -> None:
         for model in self.models:
@@ -249,7 +250,7 @@ class EmbeddedTriton:
             if not result:
                 raise GoldenMismatch(
                     f"model '{model.name}' does not give its golden answer: {result.reason}; it was not built for this "
-                    f"server or its files were changed: run `slipway build {model.name}`"
+                    f"server or its files were changed: run `slipway build {built_by(model.directory)}`"
                 )
 
     def _last_error(self) -> str:

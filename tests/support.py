@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,9 @@ def slipway(workspace: Path, *arguments: str | Path, timeout: float = 240) -> su
 
 # A configuration of each of the four models that is built in seconds, for what does not depend on how well it learned.
 FAST: dict[str, tuple[str, ...]] = {
-    "digits": ("train.epochs=6", "gate.minimum=0.5"),
-    "alexnet": ("train.epochs=2", "gate.minimum=0.3"),
-    "embedder": ("data.examples=24", "gate.minimum=0.3"),
+    "digits": ("train.epochs=6", "gate.minimum=0.5", "precision.variants=[]"),
+    "alexnet": ("train.epochs=2", "gate.minimum=0.3", "precision.variants=[]"),
+    "embedder": ("data.examples=24", "gate.minimum=0.3", "precision.variants=[int8]"),
     "translator": (
         "data.grammar_pairs=2000",
         "data.catalogues=null",
@@ -86,6 +86,14 @@ FAST: dict[str, tuple[str, ...]] = {
         "gate.minimum=0",
     ),
 }
+
+
+def written_keys(settings: Mapping[Any, Any], prefix: str = "") -> list[str]:
+    """The settings of a configuration as it is written: `train.epochs`, `precision.int8.max_abs`, ..."""
+    found = []
+    for key, value in settings.items():
+        found += written_keys(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [f"{prefix}{key}"]
+    return found
 
 
 def build_fast(workspace: Path) -> None:

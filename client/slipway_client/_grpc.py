@@ -26,7 +26,7 @@ class GrpcTransport:
 
     def __init__(self, address: str) -> None:
         self._url = f"grpc://{address}"
-        self._client = triton.InferenceServerClient(address)
+        self._client: Any = triton.InferenceServerClient(address)
 
     def server_ready(self, timeout: float) -> bool:
         """Whether a server answers and is ready."""
@@ -69,8 +69,14 @@ class GrpcTransport:
         return {name: answer.as_numpy(name) for name in outputs}, answer.get_response().model_version
 
     def close(self) -> None:
-        """Close the channel."""
-        self._client.close()
+        """Close the channel, and let go of it now.
+
+        tritonclient closes it once more when its client is collected, and gRPC can wait for ever in that when the
+        interpreter is already ending (seen under gevent, in Locust).
+        """
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     @contextlib.contextmanager
     def _errors(self, timeout: float, model: str = "") -> Iterator[None]:

@@ -15,6 +15,7 @@ from slipway_client._types import ModelSpec, TensorSpec
 
 # What runs without a server, and the file that a version of it needs (an ensemble needs none).
 DEFAULT_FILES = {"onnxruntime": "model.onnx", "python": "model.py", "ensemble": ""}
+CPU_CONFIG = Path("configs", "cpu.pbtxt")
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class LocalModel:
         folder: `<repository>/<name>`; the version's files are in `folder / version`.
         backend: `onnxruntime`, `python` or `ensemble`.
         file: the graph or the Python file; the version's folder for an ensemble.
-        config: the `inference.ModelConfig` message of config.pbtxt. `configs/` is not read: what it changes is
-            on which device and in how many instances a server runs the same model.
+        config: the `inference.ModelConfig` message that a server on a CPU reads: of configs/cpu.pbtxt where there is
+            one, which may name another file or another variant than config.pbtxt.
     """
 
     name: str
@@ -73,6 +74,8 @@ def find_model(repository: Path, name: str, version: str) -> LocalModel:
 
 def _config(repository: Path, name: str) -> Any:
     path = repository / name / "config.pbtxt"
+    if (here := repository / name / CPU_CONFIG).is_file():
+        path = here
     if not path.is_file():
         have = sorted(p.parent.name for p in repository.glob("*/config.pbtxt"))
         raise ModelNotFound(f"no model '{name}' in {repository}: it has {have}")

@@ -17,7 +17,7 @@ from model_build import tracking
 from model_build._errors import ConfigurationError, DataError
 from model_build.config import EmbedderConfig, to_flat
 from model_build.files import sha256, write_files
-from model_build.models.embedding.networks import Pooling, load_transformer
+from model_build.models.embedding.networks import Pooling, load_transformer, residuals_as_sum
 from model_build.models.embedding.pretrained import CONFIG, TOKENIZER, WEIGHTS, find_pretrained
 from model_build.models.embedding.sentences import read_sentences
 from model_build.models.embedding.served.tokenization import TextTokenizer
@@ -117,6 +117,7 @@ class Embedder(Variable[EmbedderConfig]):
             dynamic_shapes=(shape, shape),
             config=self.config.export,
         )
+        transformer_file = residuals_as_sum(transformer_file)
         session = open_session(transformer_file)
         distance = parity(transformer, session, batches, allowed)
         states = [

@@ -41,7 +41,8 @@ def _distance(reference: Array, found: Array) -> Distance:
     if left.shape != right.shape or not np.isfinite(right).all():
         return Distance(float("inf"), -1.0)
     lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    cosines = np.divide((left * right).sum(axis=1), lengths, out=np.zeros(len(left)), where=lengths > 0)
+    same = (left == right).all(axis=1).astype(np.float64)  # two answers of zeros have no direction, and differ in none
+    cosines = np.divide((left * right).sum(axis=1), lengths, out=same, where=lengths > 0)
     return Distance(float(np.abs(left - right).max(initial=0.0)), float(cosines.mean()))
 
 

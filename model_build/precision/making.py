@@ -25,6 +25,7 @@ import onnxruntime as ort
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from model_build._errors import DataError, ExportError
+from model_build.precision.kept import release
 from model_build.precision.smoothing import smooth
 from model_build.precision.variants import FP16, Graph
 
@@ -32,8 +33,11 @@ Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
 
 _CPU_OPERATORS = ("Conv", "Gemm", "MatMul", "Relu", "MaxPool")  # the last two, so that convolutions stay in INT8
+# On a CPU each smoothed input costs a Mul. Those behind GELU are four times as wide, and take MiniLM from a mean cosine
+# of 0.996 to 0.998 for a fourteenth of its time.
+_SMOOTHED = ("LayerNormalization",)
 _FLOAT_RESULT = ["Gemm", "MatMul"]
-_LARGEST_HALF = 65504.0
+_LARGEST_HALF, _AS_INFINITE = 65504.0, 1e30
 
 
 class Maker:
@@ -78,20 +82,25 @@ class Maker:
 
     def _half(self, keep: Collection[str]) -> bytes:
         from onnxruntime.transformers.float16 import convert_float_to_float16
+        from onnxruntime.transformers.onnx_model import OnnxModel
 
+        original = onnx.load_from_string(self._content)
         model = convert_float_to_float16(
-            onnx.load_from_string(self._content),
+            original,
             max_finite_val=_LARGEST_HALF,
             keep_io_types=True,
-            node_block_list=list(keep),
+            node_block_list=[*keep, *_beyond_half(original)],
         )
-        return _finished(model, self._content)
+        # The tool leaves its casts at the end, and types of FP32 that are none any more: neither is valid ONNX.
+        OnnxModel(model).topological_sort()
+        del model.graph.value_info[:]
+        return _finished(onnx.shape_inference.infer_shapes(model), self._content)
 
     def _int8(self, keep: Collection[str], *, symmetric: bool) -> bytes:
         check_feeds(self._name, self._content, self._calibration)
         model = onnx.load_from_string(self._content)
         if self._smoothing:
-            model = smooth(model, self._calibration, self._smoothing)
+            model = smooth(model, self._calibration, self._smoothing, None if symmetric else _SMOOTHED)
         folder = Path(self._folder.name)
         result = folder / "quantised.onnx"
         activations = QuantType.QInt8 if symmetric else QuantType.QUInt8
@@ -115,7 +124,32 @@ class Maker:
             calibration_cache_path=folder / f"ranges-{symmetric}.json",
             extra_options=options,
         )
-        return _finished(onnx.load(result), self._content)
+        quantised = onnx.load(result)
+        release(quantised, keep, symmetric=symmetric)
+        return _finished(quantised, self._content)
+
+
+def _beyond_half(model: onnx.ModelProto) -> list[str]:
+    """Nodes with a constant that half precision cannot hold, a normalisation's variance for one: they stay FP32.
+
+    What stands for minus infinity in a mask is no such number: clamped, it does the same. The tool casts each input of
+    such a node under a name of its own: a constant that goes in twice gets a second name here.
+    """
+    constants = {one.name: one for one in model.graph.initializer if one.data_type == onnx.TensorProto.FLOAT}
+    large = set()
+    for name, tensor in constants.items():
+        values = np.abs(onnx.numpy_helper.to_array(tensor))
+        if ((values > _LARGEST_HALF) & (values < _AS_INFINITE)).any():
+            large.add(name)
+    nodes = [node for node in model.graph.node if large & set(node.input)]
+    for node in nodes:
+        for index, name in enumerate(node.input):
+            if name in constants and name in node.input[:index]:
+                node.input[index] = f"{name}_{index}"
+                twin = model.graph.initializer.add()
+                twin.CopyFrom(constants[name])
+                twin.name = node.input[index]
+    return [node.name for node in nodes]
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -138,7 +172,11 @@ def check_feeds(name: str, content: bytes, feeds: Sequence[Feed]) -> None:
         for key, array in feed.items():
             shape, dtype = expected[key].shape, _NUMPY.get(expected[key].type)
             sizes = zip(shape, array.shape, strict=False)
-            fits = len(shape) == array.ndim and all(not isinstance(want, int) or want == have for want, have in sizes)
+            fits = (
+                len(shape) == array.ndim
+                and array.size
+                and all(not isinstance(want, int) or want == have for want, have in sizes)
+            )
             if not fits or array.dtype != dtype:
                 raise DataError(
                     f"calibration input {index} of {name}: '{key}' is {array.dtype} {list(array.shape)}, expected "

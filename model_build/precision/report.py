@@ -41,7 +41,6 @@ def rows(found: Mapping[str, Any]) -> list[list[str]]:
             examination = one.get("served") or one.get("in_process") or {}
             far = examination.get("distance", {}).values()
             speed = one.get("speed")
-            verdict = one["verdict"] + (f": {one['reason']}" if one["reason"] else "")
             lines.append(
                 [
                     variant,
@@ -52,7 +51,18 @@ def rows(found: Mapping[str, Any]) -> list[list[str]]:
                     f"{min(each['cosine_mean'] for each in far):.4f}" if far else "-",
                     f"{examination['metric']:.4f}" if examination else "-",
                     str(len(one.get("kept_fp32", ()))) if "layers" in one else "-",
-                    verdict,
+                    one["verdict"],
                 ]
             )
     return lines
+
+
+def notes(found: Mapping[str, Any]) -> list[str]:
+    """Why each verdict is what it is, and what was chosen."""
+    reasons = [
+        f"{variant} on {target}: {one['reason']}"
+        for variant, targets in found["found"].items()
+        for target, one in targets.items()
+        if one["reason"]
+    ]
+    return [*reasons, *(f"chosen on {target}: {variant}" for target, variant in found["chosen"].items())]

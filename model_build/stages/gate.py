@@ -142,7 +142,11 @@ def _verdict(trial: Trial, variant: str, target: str, made: Made) -> Verdict:
     proof = trial.proof(variant, target, made.graphs, made.kept)
     foreign = variant == FP16 and target == CPU and proof.stored == proof.layers > 0
     if not proof and not foreign:
-        raise _refused(trial, variant, [proof.reason], "build it again (`slipway build --force`)", None)
+        remedy = (
+            f"keep in FP32 what has no kernel (`slipway build {trial.recipe.config.name} --keep-fp32 LAYER`), make the "
+            f"variant again (`--force`), or take {variant} out of precision.variants"
+        )
+        raise _refused(trial, variant, [proof.reason], remedy, None)
     forms = {name: graph.forms[target] for name, graph in made.graphs.items()}
     examination = trial.in_process(variant, forms)
     if not examination:

@@ -28,7 +28,7 @@ def run(workspace: Path, config: ModelConfig, variant: str | None = None) -> str
             "dvc.yaml in line"
         )
     files = BuildFiles(workspace, config.name)
-    names = _staged(files)[variant or staging.BASE]
+    names = _staged(files, variant or staging.BASE)
     contents: dict[Path, bytes] = {}
     for name in names:
         source = files.staged / "repository" / name
@@ -41,13 +41,13 @@ def run(workspace: Path, config: ModelConfig, variant: str | None = None) -> str
     return f"written to {files.repository.name}/: {', '.join(names)}"
 
 
-def _staged(files: BuildFiles) -> dict[str, list[str]]:
+def _staged(files: BuildFiles, stage: str) -> list[str]:
     path = files.staged / staging.INDEX
     try:
-        index: dict[str, list[str]] = json.loads(path.read_text())
-        return index
-    except (FileNotFoundError, ValueError) as error:
-        raise DataError(f"{path} is not what stage gate writes ({error}): run `dvc repro`") from error
+        names: list[str] = json.loads(path.read_text())[stage]
+        return names
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not what stage gate writes ({error!r}): run `dvc repro`") from error
 
 
 def _remove_others(folder: Path, contents: dict[Path, bytes]) -> None:

@@ -58,13 +58,18 @@ class Revision:
 
     @property
     def model(self) -> Path:
-        """The model's folder."""
+        """The folder of the model's public name, which is routed to one of its variants."""
         return self.workspace / "model_repository" / "digits"
 
     @property
+    def fp32(self) -> Path:
+        """The folder of the variant as it was trained."""
+        return self.workspace / "model_repository" / "digits_fp32"
+
+    @property
     def model_sha256(self) -> str:
-        """Hash of the ONNX file, from the manifest."""
-        content: dict[str, Any] = json.loads((self.model / "manifest.json").read_text())
+        """Hash of that variant's ONNX file, from the manifest."""
+        content: dict[str, Any] = json.loads((self.fp32 / "manifest.json").read_text())
         return str(content["files"]["1/model.onnx"]["sha256"])
 
 

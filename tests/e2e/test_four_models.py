@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,16 @@ from tests.support import BIN, ROOT, build_fast
 RELEASE = "slipway-four"
 SERVED = (
     "alexnet",
+    "alexnet_fp32",
     "digits",
+    "digits_fp32",
     "embedder",
+    "embedder_fp32",
+    "embedder_int8",
     "embedder_pooling",
     "embedder_tokenizer",
-    "embedder_transformer",
+    "embedder_transformer_fp32",
+    "embedder_transformer_int8",
     "translator",
     "translator_stream",
 )
@@ -74,6 +80,32 @@ def test_texts_are_answered_as_without_a_server(
     for one, other in zip(found, expected, strict=True):
         assert one["text"] == other["text"]
         assert one[output] == pytest.approx(other[output], abs=1e-4) if output == "embedding" else one == other
+
+
+def test_the_public_name_is_answered_by_the_variant_that_the_gate_has_chosen(service: str, four: Revision) -> None:
+    for model in ("digits", "alexnet", "embedder"):
+        manifest = json.loads((four.workspace / "model_repository" / model / "manifest.json").read_text())
+        chosen = f"{model}_{manifest['variants']['chosen']['cpu']}"
+        golden = (four.workspace / "model_repository" / model / "golden" / "request.json").read_bytes()
+        with port_forward(service, 8000) as (port,):
+            url = f"http://127.0.0.1:{port}/v2/models"
+            steps = json.loads(_get(f"{url}/{model}/config"))["ensemble_scheduling"]["step"]
+            assert [step["model_name"] for step in steps] == [chosen]
+            before = _answered(f"{url}/{chosen}/stats")
+            _get(f"{url}/{model}/infer", golden)
+            assert _answered(f"{url}/{chosen}/stats") == before + 1
+
+
+def _get(url: str, body: bytes | None = None) -> bytes:
+    with urllib.request.urlopen(url, data=body, timeout=30) as answer:
+        content: bytes = answer.read()
+    return content
+
+
+def _answered(url: str) -> int:
+    """Requests that a model has answered, by Triton's statistics."""
+    (statistics,) = json.loads(_get(url))["model_stats"]
+    return int(statistics["inference_stats"]["success"]["count"])
 
 
 def test_images_are_answered(service: str, four: Revision) -> None:

@@ -19,12 +19,14 @@ from tests.e2e.cluster import MONITORING, NAMESPACE, Cluster, port_forward, run,
 from tests.e2e.conftest import Helm, Revision
 from tests.support import BIN, ROOT, free_ports
 
+SERVED = ("digits", "digits_fp16", "digits_fp32", "digits_int8")
 
-def ask(service: str, scheme: str, inputs: Any) -> Any:
+
+def ask(service: str, scheme: str, inputs: Any, model: str = "digits") -> Any:
     """The probabilities that a release gives for images."""
     remote = 8000 if scheme == "http" else 8001
     with port_forward(service, remote) as (port,), Client(f"{scheme}://127.0.0.1:{port}") as client:
-        return client.model("digits").infer(inputs)["probabilities"]
+        return client.model(model).infer(inputs)["probabilities"]
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
@@ -56,7 +58,8 @@ def test_helm_test_compares_with_the_golden_answer_and_leaves_no_job(
     cluster: Cluster, helm: Helm, release: str
 ) -> None:
     output = helm("test", release)
-    assert "digits: the golden answer" in output
+    for model in SERVED:
+        assert f"{model}: the golden answer" in output
     assert "Succeeded" in output
     assert cluster.batch.list_namespaced_job(NAMESPACE).items == []
 
@@ -140,7 +143,7 @@ def test_asking_for_the_golden_answers_of_another_training_fails(
     phase = cluster.core.read_namespaced_pod("other-golden", NAMESPACE).status.phase
     cluster.core.delete_namespaced_pod("other-golden", NAMESPACE)
     assert phase == "Failed"
-    assert "digits: failed" in log
+    assert "digits_fp32: failed" in log
     assert "'probabilities' is off by" in log
 
 
@@ -156,7 +159,7 @@ def test_credentials_are_in_no_manifest_and_no_log(cluster: Cluster, helm: Helm,
         for pod in cluster.servers(release)
         for container in ("weights", "triton")
     )
-    assert "verified 1 models: digits" in log
+    assert f"verified {len(SERVED)} models: {', '.join(SERVED)}" in log
     for text in (log, helm("get", "all", release)):
         assert secret not in text
 

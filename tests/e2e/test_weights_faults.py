@@ -100,7 +100,7 @@ def refusal_of_a_new_pod(cluster: Cluster, helm: Helm, release: str, revision: R
     return said
 
 
-MODEL = "model_repository/digits/1/model.onnx"
+MODEL = "model_repository/digits_fp32/1/model.onnx"
 
 
 def test_one_flipped_bit_in_the_store_is_refused_by_the_name_of_the_file(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,33 @@ import pytest
 from serving import verified_models
 from tests.support import BIN, environment, error_lines, make_workspace, slipway, wait_for
 
-STAGES = ["data@digits", "train@digits", "export@digits", "infer@digits", "repository@digits"]
+PASSED = ["gate@digits", "fp16@digits", "int8@digits", "repository@digits"]  # what runs after another gate
+STAGES = ["data@digits", "train@digits", "export@digits", "infer@digits", "variants@digits", *PASSED]
+VARIANTS = ["digits_fp16", "digits_fp32", "digits_int8"]
+SERVED = ["digits", *VARIANTS]
+ONNX = {name: {"1/model.onnx"} for name in VARIANTS}
+ONNX |= {"digits": set(), "digits_int8": {"1/model.onnx", "1/model.tensorrt.onnx"}}
+IN_GIT = {"config.pbtxt", "configs/cpu.pbtxt", "labels.txt"}
 
 
-def manifest(workspace: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((workspace / "model_repository" / "digits" / "manifest.json").read_text())
+def manifest(workspace: Path, served: str = "digits") -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((workspace / "model_repository" / served / "manifest.json").read_text())
     return content
 
 
 def hashes(workspace: Path) -> dict[str, str]:
-    return {name: entry["sha256"] for name, entry in manifest(workspace)["files"].items()}
+    """Of every file of the variants: where the public name is routed follows from a measurement."""
+    return {
+        f"{served}/{name}": entry["sha256"]
+        for served in VARIANTS
+        for name, entry in manifest(workspace, served)["files"].items()
+    }
+
+
+def contents(workspace: Path) -> dict[str, bytes]:
+    """Every file that is served, the routing included."""
+    folder = workspace / "model_repository"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("*/**/*") if path.is_file()}
 
 
 def ran(result: subprocess.CompletedProcess[str]) -> list[str]:
@@ -45,23 +63,21 @@ def run(workspace: Path, *command: str) -> str:
     return result.stdout
 
 
-def test_the_repository_holds_what_triton_serves_and_a_manifest_of_it(built_workspace: Path) -> None:
-    folder = built_workspace / "model_repository" / "digits"
-    content = manifest(built_workspace)
+@pytest.mark.parametrize("served", SERVED)
+def test_the_repository_holds_what_triton_serves_and_a_manifest_of_it(built_workspace: Path, served: str) -> None:
+    folder = built_workspace / "model_repository" / served
+    content = manifest(built_workspace, served)
     for name, entry in content["files"].items():
         data = (folder / name).read_bytes()
         assert (hashlib.sha256(data).hexdigest(), len(data)) == (entry["sha256"], entry["bytes"])
-    assert set(content["files"]) == {
-        "config.pbtxt",
-        "configs/cpu.pbtxt",
-        "labels.txt",
-        "golden/request.json",
-        "golden/response.json",
-        "1/model.onnx",
-    }
-    model = onnx.load(folder / "1" / "model.onnx")
-    assert content["onnx"]["1/model.onnx"]["ir_version"] == model.ir_version == 10
-    assert content["onnx"]["1/model.onnx"]["opset"] == 20
+    of_its_own = ONNX[served] or {"1/ensemble.txt"}
+    assert set(content["files"]) == {*IN_GIT, "golden/request.json", "golden/response.json", *of_its_own}
+    assert set(content["onnx"]) == ONNX[served]
+    for name in ONNX[served]:
+        model = onnx.load(folder / name)
+        assert content["onnx"][name]["ir_version"] == model.ir_version == 10
+        assert content["onnx"][name]["opset"] == 20
+    assert content["model"] == "digits"
     assert content["gate"]["value"] >= content["gate"]["minimum"] == 0.97
     assert content["gate"]["examples"] == 360
     head = run(built_workspace, "git", "rev-parse", "HEAD").strip()
@@ -70,21 +86,35 @@ def test_the_repository_holds_what_triton_serves_and_a_manifest_of_it(built_work
     assert [line.strip() for line in (folder / "labels.txt").read_text().splitlines()] == list("0123456789")
 
 
+def test_the_public_name_says_what_was_found_of_each_variant_and_is_routed_to_one_that_passes(
+    built_workspace: Path,
+) -> None:
+    found = manifest(built_workspace)["variants"]
+    assert {f"digits_{variant}" for variant in found["found"]} == set(VARIANTS)
+    for target, config in (("cpu", "configs/cpu.pbtxt"), ("gpu", "config.pbtxt")):
+        chosen = found["chosen"][target]
+        assert found["found"][chosen][target]["verdict"] == "passes"
+        text = (built_workspace / "model_repository" / "digits" / config).read_text()
+        assert re.findall(r'model_name: "(\w+)"', text) == [f"digits_{chosen}"]
+
+
 def test_git_holds_the_configuration_and_dvc_the_weights(built_workspace: Path) -> None:
     untracked = run(built_workspace, "git", "ls-files", "--others", "--exclude-standard", "model_repository").split()
     in_git = {name for name in untracked if not name.endswith(".gitignore")}
-    prefix = "model_repository/digits/"
-    assert in_git == {prefix + name for name in ("config.pbtxt", "configs/cpu.pbtxt", "labels.txt")}
+    assert in_git == {f"model_repository/{served}/{name}" for served in SERVED for name in IN_GIT}
     lock = (built_workspace / "dvc.lock").read_text()
-    for name in ("1/model.onnx", "golden", "manifest.json"):
-        assert f"path: {prefix}{name}\n" in lock
+    for served in SERVED:
+        for name in (*(ONNX[served] or {"1/ensemble.txt"}), "golden", "manifest.json"):
+            assert f"path: model_repository/{served}/{name}\n" in lock
 
 
 def test_stages_that_are_not_stale_do_not_run_again_and_stale_ones_do(workspace: Path) -> None:
     assert ran(slipway(workspace, "build", "digits")) == []
     changed = slipway(workspace, "build", "digits", "triton.max_queue_delay_us=1000")
-    assert ran(changed) == ["repository@digits"]
-    assert "max_queue_delay_microseconds: 1000" in (workspace / "model_repository/digits/config.pbtxt").read_text()
+    assert ran(changed) == ["variants@digits", *PASSED]
+    assert "max_queue_delay_microseconds: 1000" in (workspace / "model_repository/digits_fp32/config.pbtxt").read_text()
+    kept = slipway(workspace, "build", "digits", "--keep-fp32", "node_conv2d")
+    assert ran(kept) == ["variants@digits", *PASSED]
 
 
 def test_the_same_seed_gives_the_same_weights_in_another_folder_and_another_seed_gives_others(
@@ -94,7 +124,8 @@ def test_the_same_seed_gives_the_same_weights_in_another_folder_and_another_seed
     assert ran(slipway(other, "build", "digits")) == STAGES
     assert hashes(other) == hashes(built_workspace)
     assert ran(slipway(other, "build", "digits", "seed=4", "train.epochs=20")) == STAGES[1:]
-    assert hashes(other)["1/model.onnx"] != hashes(built_workspace)["1/model.onnx"]
+    for served in VARIANTS:
+        assert hashes(other)[f"{served}/1/model.onnx"] != hashes(built_workspace)[f"{served}/1/model.onnx"]
 
 
 def test_another_file_under_the_same_name_is_read_again(workspace: Path, tmp_path: Path) -> None:
@@ -103,11 +134,12 @@ def test_another_file_under_the_same_name_is_read_again(workspace: Path, tmp_pat
     lines = [",".join(map(str, [row % 10, *values])) for row, values in enumerate(pixels)]
     path = tmp_path / "train.csv"
     path.write_text("\n".join([header, *lines]))
-    quick = ["train.epochs=1", "gate.minimum=0", f"data.path={path}"]
-    assert ran(slipway(workspace, "build", "digits", *quick)) == STAGES
+    quick = ["train.epochs=1", "gate.minimum=0", "precision.variants=[]", f"data.path={path}"]
+    stages = [stage for stage in STAGES if not stage.startswith(("fp16", "int8"))]
+    assert ran(slipway(workspace, "build", "digits", *quick)) == stages
     assert ran(slipway(workspace, "build", "digits")) == []
     path.write_text("\n".join([header, *lines[1:], lines[5]]))
-    assert ran(slipway(workspace, "build", "digits")) == STAGES
+    assert ran(slipway(workspace, "build", "digits")) == stages
 
 
 def test_a_rebuild_of_known_weights_adds_to_the_run_that_trained_them(workspace: Path) -> None:
@@ -119,20 +151,20 @@ def test_a_rebuild_of_known_weights_adds_to_the_run_that_trained_them(workspace:
 
     before = runs()
     assert len(before) == 1
-    assert ran(slipway(workspace, "build", "digits", "gate.golden_atol=0.0002")) == ["repository@digits"]
+    assert ran(slipway(workspace, "build", "digits", "gate.golden_atol=0.0002")) == PASSED
     moved = runs()  # the copy of the workspace has a place of its own, and so a new run
-    assert ran(slipway(workspace, "build", "digits", "gate.golden_atol=0.0003")) == ["repository@digits"]
+    assert ran(slipway(workspace, "build", "digits", "gate.golden_atol=0.0003")) == PASSED
     assert runs() == moved
 
 
 def test_a_model_below_the_gate_is_refused_and_the_old_one_stays(workspace: Path) -> None:
-    before = hashes(workspace)
+    before = contents(workspace)
     result = slipway(workspace, "build", "digits", "train.epochs=1")
     assert result.returncode == 3
     (line,) = [line for line in error_lines(result) if "is below" in line]
     assert "is below gate.minimum 0.97: model_repository/ was not changed" in line
-    assert hashes(workspace) == before
-    assert [model.name for model in verified_models(workspace / "model_repository")] == ["digits"]
+    assert contents(workspace) == before
+    assert [model.name for model in verified_models(workspace / "model_repository")] == SERVED
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, of SQLAlchemy
@@ -169,7 +201,7 @@ def test_mlflow_has_parameters_curves_commit_and_a_model_that_it_can_load(
 
 
 def test_a_tracking_server_that_is_away_is_one_line_and_nothing_is_written(workspace: Path) -> None:
-    before = hashes(workspace)
+    before = contents(workspace)
     result = subprocess.run(
         [f"{BIN}/slipway", "build", "digits", "seed=9"],
         cwd=workspace,
@@ -182,7 +214,7 @@ def test_a_tracking_server_that_is_away_is_one_line_and_nothing_is_written(works
     (line,) = [line for line in error_lines(result) if "MLflow" in line]
     assert "MLflow at http://127.0.0.1:9 failed" in line
     assert "unset MLFLOW_TRACKING_URI" in line
-    assert hashes(workspace) == before
+    assert contents(workspace) == before
 
 
 def test_what_one_person_pushes_another_pulls_and_can_serve(workspace: Path, tmp_path: Path) -> None:
@@ -193,10 +225,11 @@ def test_what_one_person_pushes_another_pulls_and_can_serve(workspace: Path, tmp
     run(workspace, "git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "built")
     clone = tmp_path / "clone"
     run(workspace, "git", "clone", "-q", str(workspace), str(clone))
-    assert not (clone / "model_repository/digits/1/model.onnx").exists()
-    run(clone, f"{BIN}/dvc", "pull", "--with-deps", "repository@digits")
+    assert not (clone / "model_repository/digits_fp32/1/model.onnx").exists()
+    run(clone, f"{BIN}/dvc", "pull", "--with-deps", "repository@digits", "fp16@digits", "int8@digits")
     assert hashes(clone) == hashes(workspace)
-    assert [model.name for model in verified_models(clone / "model_repository")] == ["digits"]
+    assert manifest(clone) == manifest(workspace)
+    assert [model.name for model in verified_models(clone / "model_repository")] == SERVED
     assert ran(slipway(clone, "build", "digits")) == []
 
 
@@ -227,12 +260,17 @@ def ctrl_c(process: subprocess.Popen[bytes]) -> None:
         ("train", ctrl_c, 130),
         ("export", ctrl_c, 130),
         ("export", everything, -9),
-        ("repository", everything, -9),
+        ("variants", everything, -9),
+        ("gate", ctrl_c, 130),
+        ("gate", everything, -9),
+        ("repository digits int8", everything, -9),
+        ("repository digits", everything, -9),
     ],
 )
 def test_a_build_killed_in_any_stage_changes_nothing_served_and_ends_the_same_when_run_again(
     workspace: Path, built_workspace: Path, stage: str, kill: Kill, code: int
 ) -> None:
+    before = contents(workspace)
     process = subprocess.Popen(
         [f"{BIN}/slipway", "build", "digits", "--force"],
         cwd=workspace,
@@ -247,11 +285,13 @@ def test_a_build_killed_in_any_stage_changes_nothing_served_and_ends_the_same_wh
     assert process.returncode == code, errors.decode()
     assert b"Traceback" not in errors
     assert hashes(workspace) == hashes(built_workspace)
-    assert verified_models(workspace / "model_repository")
-    again = slipway(workspace, "build", "digits", "--force")
-    assert again.returncode == 0, again.stderr
+    if not stage.startswith("repository"):
+        assert contents(workspace) == before
+    assert [model.name for model in verified_models(workspace / "model_repository")] == SERVED
+    assert ran(slipway(workspace, "build", "digits", "--force")) == STAGES
     assert hashes(workspace) == hashes(built_workspace)
     assert list(workspace.rglob("*.tmp")) == []
+    assert list((workspace / "build" / "digits").glob(".staged.*")) == []
 
 
 def test_ctrl_c_while_a_stage_still_imports_ends_it_without_a_traceback(built_workspace: Path) -> None:
@@ -269,14 +309,16 @@ def test_ctrl_c_while_a_stage_still_imports_ends_it_without_a_traceback(built_wo
 
 
 def at_work(process: subprocess.Popen[bytes], stage: str) -> bool:
-    """Whether this stage runs below the process, past its imports."""
+    """Whether this stage runs below the process, past its imports: `repository`, the shortest one, is waited for."""
     assert process.poll() is None
+    library = "/yaml/_yaml" if stage.startswith("repository") else "libtorch"
+    command = f"-m model_build {stage}".split()
+    command += [] if "digits" in command else ["digits"]
     for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            if child.cmdline()[1:4] == ["-m", "model_build", stage]:
-                return answers_ctrl_c(child.pid) and has_loaded(child.pid, "libtorch")
-        except psutil.Error:
-            continue
+        with suppress(psutil.Error, FileNotFoundError, ProcessLookupError):
+            while child.cmdline()[1:] == command:
+                if has_loaded(child.pid, library) and answers_ctrl_c(child.pid):
+                    return True
     return False
 
 

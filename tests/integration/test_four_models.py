@@ -25,9 +25,17 @@ from tests.support import FAST, slipway
 pytestmark = pytest.mark.timeout(1200)  # whichever comes first builds all four
 
 SERVED = {
-    "digits": ["digits"],
-    "alexnet": ["alexnet"],
-    "embedder": ["embedder", "embedder_pooling", "embedder_tokenizer", "embedder_transformer"],
+    "digits": ["digits", "digits_fp32"],
+    "alexnet": ["alexnet", "alexnet_fp32"],
+    "embedder": [
+        "embedder",
+        "embedder_fp32",
+        "embedder_int8",
+        "embedder_pooling",
+        "embedder_tokenizer",
+        "embedder_transformer_fp32",
+        "embedder_transformer_int8",
+    ],
     "translator": ["translator", "translator_stream"],
 }
 METRICS = {"digits": "accuracy", "alexnet": "accuracy", "embedder": "recall_at_1", "translator": "bleu"}
@@ -38,9 +46,9 @@ def texts(*values: str) -> npt.NDArray[np.object_]:
     return np.array(values, dtype=np.object_).reshape(-1, 1)
 
 
-def embed(url: str, *values: str) -> npt.NDArray[np.float32]:
+def embed(url: str, *values: str, model: str = "embedder") -> npt.NDArray[np.float32]:
     with Client(url) as client:
-        answer: npt.NDArray[np.float32] = client.model("embedder")(text=texts(*values))["embedding"]
+        answer: npt.NDArray[np.float32] = client.model(model)(text=texts(*values))["embedding"]
     return answer
 
 
@@ -95,14 +103,15 @@ def test_predictions_of_the_translator_are_scored_by_origin_beside_copying(four_
     assert metrics["signature_grammar"].startswith("nrefs:1|")
 
 
+@pytest.mark.parametrize(("model", "atol"), [("embedder_fp32", 1e-4), ("embedder", 0.15)])  # precision.int8.max_abs
 def test_texts_of_any_kind_become_unit_vectors_and_a_batch_equals_single_requests(
-    four_server: EmbeddedTriton,
+    four_server: EmbeddedTriton, model: str, atol: float
 ) -> None:
-    together = embed(four_server.options.grpc_url, *TEXTS)
+    together = embed(four_server.options.grpc_url, *TEXTS, model=model)
     assert together.shape == (len(TEXTS), 384)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, rtol=0, atol=1e-5)
-    singles = np.concatenate([embed(four_server.options.http_url, text) for text in TEXTS])
-    np.testing.assert_allclose(together, singles, rtol=0, atol=1e-4)
+    singles = np.concatenate([embed(four_server.options.http_url, text, model=model) for text in TEXTS])
+    np.testing.assert_allclose(together, singles, rtol=0, atol=atol)
 
 
 def test_like_texts_are_nearer_than_others(four_server: EmbeddedTriton) -> None:

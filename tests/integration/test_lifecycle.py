@@ -202,46 +202,51 @@ def test_a_taken_port_is_named_and_nothing_is_started(workspace: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("folder", "damage", "message"),
     [
-        (lambda f: (f / "1" / "model.onnx").unlink(), "lacks"),
-        (lambda f: (f / "1" / "model.onnx").write_bytes((f / "1" / "model.onnx").read_bytes()[:-1]), "is not the file"),
-        (lambda f: (f / "config.pbtxt").write_text("name: 'digits'"), "is not the file that was built"),
-        (lambda f: (f / "manifest.json").unlink(), "it was not built, or not completely"),
+        ("digits_fp32", lambda f: (f / "1" / "model.onnx").unlink(), "lacks"),
+        ("digits_int8", lambda f: cut_short(f / "1" / "model.tensorrt.onnx"), "is not the file that was built"),
+        ("digits", lambda f: (f / "config.pbtxt").write_text("name: 'digits'"), "is not the file that was built"),
+        ("digits_fp16", lambda f: (f / "manifest.json").unlink(), "it was not built, or not completely"),
     ],
 )
 def test_a_repository_that_is_not_what_was_built_is_never_served(
-    workspace: Path, damage: Callable[[Path], object], message: str
+    workspace: Path, folder: str, damage: Callable[[Path], object], message: str
 ) -> None:
-    damage(workspace / "model_repository" / "digits")
+    damage(workspace / "model_repository" / folder)
     ports = [str(port) for port in free_ports()]
     result = slipway(workspace, "serve", "--http-port", ports[0], "--grpc-port", ports[1], "--metrics-port", ports[2])
     assert result.returncode == 1
     (line,) = error_lines(result)
     assert message in line
-    assert "slipway build digits" in line
+    assert "`slipway build digits`" in line
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
 
 
 def test_a_model_that_loads_and_answers_wrongly_is_refused(workspace: Path, serve: Serve) -> None:
-    folder = workspace / "model_repository" / "digits"
+    folder = workspace / "model_repository" / "digits_fp32"
     response = json.loads((folder / "golden" / "response.json").read_text())
     response["outputs"][0]["data"][0] += 0.01
     (folder / "golden" / "response.json").write_text(json.dumps(response))
     write_manifest(folder)
     with serve(workspace / "model_repository") as server, pytest.raises(GoldenMismatch) as refused:
         server.wait_ready()
-    assert "model 'digits' does not give its golden answer: 'probabilities' is off by 0.01, allowed 0.0001" in str(
+    assert "model 'digits_fp32' does not give its golden answer: 'probabilities' is off by 0.01, allowed 0.0001" in str(
         refused.value
     )
+    assert "run `slipway build digits`" in str(refused.value)
 
 
 def test_a_model_that_does_not_load_is_named_with_the_reason(workspace: Path, serve: Serve) -> None:
-    folder = workspace / "model_repository" / "digits"
+    folder = workspace / "model_repository" / "digits_fp32"
     (folder / "1" / "model.onnx").write_bytes(b"no graph")
     write_manifest(folder)
     with serve(workspace / "model_repository") as server, pytest.raises(StartError) as refused:
         server.wait_ready()
-    assert "model 'digits' did not load" in str(refused.value)
+    assert "model 'digits_fp32' did not load" in str(refused.value)
     assert "1/model.onnx" in str(refused.value)
     assert "\n" not in str(refused.value)
 

@@ -18,8 +18,10 @@ from serving import EmbeddedTriton, verified_models
 from serving._lock import Release, folder_md5, md5, object_path
 from tests.support import BIN, ROOT, answering, environment, error_lines, free_ports, slipway, write_manifest
 
-MODEL, GOLDEN = "model_repository/digits/1/model.onnx", "model_repository/digits/golden"
-OBJECTS = 5  # the model, its manifest, two golden files and their listing
+MODEL, GOLDEN = "model_repository/digits_fp32/1/model.onnx", "model_repository/digits_fp32/golden"
+SERVED = ["digits", "digits_fp16", "digits_fp32", "digits_int8"]
+# One golden request for all; of each: what it serves (INT8: two forms), its manifest, its golden answer and a listing.
+OBJECTS = 1 + 4 * len(SERVED) + 1
 
 
 def run(workspace: Path, *command: str) -> str:
@@ -42,7 +44,7 @@ def pushed(workspace: Path) -> str:
     assert result.returncode == 0, result.stderr
     assert error_lines(result) == []
     start, _, sent = result.stdout.strip().partition(": ")
-    assert start == f"pushed revision {Release.read(workspace / 'dvc.lock').revision[:12]} (digits)"
+    assert start == f"pushed revision {Release.read(workspace / 'dvc.lock').revision[:12]} ({', '.join(SERVED)})"
     return sent
 
 
@@ -65,7 +67,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def weights_image(workspace: Path, image: Path) -> Path:
     """What serving/weights.Dockerfile and .dockerignore put into the image: the git half and dvc.lock."""
-    ignored = shutil.ignore_patterns("golden", "manifest.json", "model.onnx", ".gitignore")
+    ignored = shutil.ignore_patterns("golden", "manifest.json", "*.onnx", "ensemble.txt", ".gitignore")
     shutil.copytree(workspace / "model_repository", image / "model_repository", ignore=ignored)
     for name in ("dvc.yaml", "dvc.lock", ".dvcignore"):
         shutil.copy(workspace / name, image / name)
@@ -75,7 +77,8 @@ def weights_image(workspace: Path, image: Path) -> Path:
 def test_a_release_is_what_dvc_wrote_of_what_was_built(built_workspace: Path) -> None:
     release = Release.read(built_workspace / "dvc.lock")
     assert release.revision == run(built_workspace, "sha256sum", "dvc.lock").split()[0]
-    assert (release.stages, release.models) == (["repository@digits"], ["digits"])
+    assert sorted(release.stages) == ["fp16@digits", "int8@digits", "repository@digits"]
+    assert release.models == SERVED
     written = {output.path: output for output in release.outputs}
     assert folder_md5(built_workspace / GOLDEN) == written[GOLDEN].md5
     assert md5(built_workspace / MODEL) == written[MODEL].md5
@@ -88,7 +91,7 @@ def test_what_is_pushed_is_pulled_by_the_release_and_is_what_was_built(workspace
     command = [sys.executable, "-m", "serving.weights", "--workspace", str(image), "--target", str(volume)]
     run(ROOT, *command, "--remote-url", str(remote), "--revision", revision)
     assert [path.name for path in volume.iterdir()] == [revision]
-    assert [model.name for model in verified_models(volume / revision)] == ["digits"]
+    assert [model.name for model in verified_models(volume / revision)] == SERVED
     built = contents(workspace / "model_repository")
     ours = {name: data for name, data in built.items() if not name.endswith(".gitignore")}
     assert contents(volume / revision) == ours
@@ -99,16 +102,16 @@ def test_what_is_there_is_not_sent_again_and_what_is_not_whole_is(workspace: Pat
     before = contents(remote)
     assert pushed(workspace) == "everything was there already"
     listing = stored(workspace, remote, GOLDEN)
-    damages: list[tuple[str, Callable[[Path], None]]] = [
-        (MODEL, lambda path: path.unlink()),
-        (f"{GOLDEN}/request.json", lambda path: path.unlink()),
-        (GOLDEN, lambda path: path.unlink()),
-        (f"{GOLDEN}/response.json", lambda path: cut_short(path)),
+    # DVC sends a file of a folder only together with its listing; the golden request is in each model's folder.
+    damages: list[tuple[str, int, Callable[[Path], None]]] = [
+        (MODEL, 1, lambda path: path.unlink()),
+        (f"{GOLDEN}/request.json", 1 + len(SERVED), lambda path: path.unlink()),
+        (GOLDEN, 1, lambda path: path.unlink()),
+        (f"{GOLDEN}/response.json", 2, lambda path: cut_short(path)),
     ]
-    for path, damage in damages:
+    for path, sent, damage in damages:
         damage(stored(workspace, remote, path))
-        # DVC sends a file of a folder only together with its listing.
-        assert pushed(workspace) == f"sent {2 if path.startswith(f'{GOLDEN}/') else 1} objects"
+        assert pushed(workspace) == f"sent {sent} objects"
         assert contents(remote) == before
     listing.chmod(0o644)
     listing.write_text(listing.read_text().replace("request.json", "requesT.json"))
@@ -194,14 +197,14 @@ def test_what_is_not_what_the_lock_names_is_neither_pushed_nor_released(workspac
         "is not the file that dvc.lock names: run `slipway build digits`, or "
         "take back the change, with `git checkout` of a configuration, `dvc checkout` of anything else"
     )
-    by_hand(workspace / "model_repository" / "digits" / "config.pbtxt")
-    assert refused(slipway(workspace, "release")) == f"model_repository/digits/config.pbtxt {expected}"
+    by_hand(workspace / "model_repository" / "digits_fp32" / "config.pbtxt")
+    assert refused(slipway(workspace, "release")) == f"model_repository/digits_fp32/config.pbtxt {expected}"
     by_hand(workspace / MODEL)
     assert refused(slipway(workspace, "push")) == f"{MODEL} {expected}"
     (workspace / MODEL).unlink()
     run(workspace, f"{BIN}/dvc", "checkout", "--force", MODEL)
     by_hand(workspace / GOLDEN / "response.json")
-    assert refused(slipway(workspace, "push")).startswith("model_repository/digits/config.pbtxt ")
+    assert refused(slipway(workspace, "push")).startswith("model_repository/digits_fp32/config.pbtxt ")
     assert not remote.exists()
 
 
@@ -223,14 +226,14 @@ def test_a_release_is_the_revision_in_quotation_marks_and_the_commit_that_has_it
     assert yaml.safe_load(printed) == {"weights": {"revision": revision}}
     assert f'revision: "{revision}"' in printed
     assert printed.startswith(
-        f"# digits; commit {built_at}, which has another dvc.lock or model_repository/: commit them\n"
+        f"# {', '.join(SERVED)}; commit {built_at}, which has another dvc.lock or model_repository/: commit them\n"
     )
     run(workspace, "git", "add", "-A")
     run(workspace, "git", "-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-qm", "built")
     commit = run(workspace, "git", "rev-parse", "HEAD").strip()
-    assert run(workspace, f"{BIN}/slipway", "release").startswith(f"# digits; commit {commit}\n")
+    assert run(workspace, f"{BIN}/slipway", "release").startswith(f"# {', '.join(SERVED)}; commit {commit}\n")
     # A clone that only deploys has no weights.
-    for name in (MODEL, "model_repository/digits/manifest.json"):
+    for name in (MODEL, "model_repository/digits_fp32/manifest.json"):
         (workspace / name).unlink()
     assert yaml.safe_load(run(workspace, f"{BIN}/slipway", "release"))["weights"]["revision"] == revision
 
@@ -245,7 +248,8 @@ def test_asking_names_each_model_that_gives_its_golden_answer(server: EmbeddedTr
     for url in (server.options.http_url, f"{server.options.http_url}/"):
         result = ask(url, built_workspace / "model_repository")
         assert (result.returncode, result.stderr) == (0, "")
-        assert re.fullmatch(r"digits: the golden answer, within \d\S*\n", result.stdout)
+        expected = "".join(rf"{name}: the golden answer, within \d\S*\n" for name in SERVED)
+        assert re.fullmatch(expected, result.stdout)
 
 
 def test_asking_names_the_model_that_gives_another_answer(server: EmbeddedTriton, workspace: Path) -> None:
@@ -254,24 +258,29 @@ def test_asking_names_the_model_that_gives_another_answer(server: EmbeddedTriton
     content["outputs"][0]["data"][0] += 0.5
     path.chmod(0o644)
     path.write_text(json.dumps(content))
-    write_manifest(workspace / "model_repository" / "digits")
+    write_manifest(workspace / "model_repository" / "digits_fp32")
     result = ask(server.options.http_url, workspace / "model_repository")
     assert (result.returncode, result.stderr) == (1, "")
-    assert (
-        result.stdout == f"digits: failed at {server.options.http_url}: 'probabilities' is off by 0.5, allowed 0.0001\n"
-    )
+    (failed,) = [line for line in result.stdout.splitlines() if "the golden answer, within" not in line]
+    expected = f"digits_fp32: failed at {server.options.http_url}: 'probabilities' is off by 0.5, allowed 0.0001"
+    assert (failed, len(result.stdout.splitlines())) == (expected, len(SERVED))
 
 
 def test_asking_a_server_that_is_away_or_is_no_triton_is_one_line(built_workspace: Path, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     result = ask(f"http://127.0.0.1:{port}", built_workspace / "model_repository")
     assert (result.returncode, result.stderr) == (1, "")
-    (line,) = result.stdout.splitlines()
-    assert line.startswith(f"digits: failed at http://127.0.0.1:{port}: no answer: ")
+    starts = [f"{name}: failed at http://127.0.0.1:{port}: no answer: " for name in SERVED]
+    assert all(starting(result.stdout.splitlines(), starts))
     for body in (b"[]", b'{"outputs": [{"name": "probabilities"}]}', b"<html>"):
         with answering(body) as url:
             result = ask(url, built_workspace / "model_repository")
         assert (result.returncode, result.stderr) == (1, "")
-        (line,) = result.stdout.splitlines()
-        assert line.startswith(f"digits: failed at {url}: ")
+        starts = [f"{name}: failed at {url}: " for name in SERVED]
+        assert all(starting(result.stdout.splitlines(), starts))
     assert "is empty" in refused(ask(url, tmp_path))
+
+
+def starting(lines: list[str], starts: list[str]) -> list[bool]:
+    """Whether each line begins as it should."""
+    return [line.startswith(start) for line, start in zip(lines, starts, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from slipway_client import (
     check_inputs,
     read_image,
 )
+from slipway_client._grpc import GrpcTransport
 
 from tests.support import free_ports
 
@@ -176,3 +178,12 @@ def test_the_client_needs_neither_torch_nor_onnx_runtime_nor_this_projects_serve
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_a_closed_grpc_client_leaves_nothing_to_be_closed_while_the_interpreter_ends() -> None:
+    with Client(f"grpc://127.0.0.1:{free_ports(1)[0]}") as client:
+        assert isinstance(client._transport, GrpcTransport)
+        inner = weakref.ref(client._transport._client)
+        assert inner() is not None
+    assert inner() is None
+    client.close()

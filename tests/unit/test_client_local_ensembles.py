@@ -54,6 +54,16 @@ def test_a_batch_beyond_the_models_is_refused_also_inside_an_ensemble(client: Cl
 
 
 SHOUT_STEP = step("shout", {"text": "text"}, {"echo": "echo"})
+
+
+def test_a_model_is_routed_as_a_server_on_a_cpu_routes_it(client: Client, repository: Path) -> None:
+    routed = write_ensemble(repository, "routed", f"{TEXT} {ECHO}", step("only_on_a_gpu", {"a": "text"}, {"b": "echo"}))
+    on_cpu = write_ensemble(repository, "on_cpu", f"{TEXT} {ECHO}", SHOUT_STEP).joinpath("config.pbtxt").read_text()
+    (routed / "configs").mkdir()
+    (routed / "configs" / "cpu.pbtxt").write_text(on_cpu.replace("on_cpu", "routed"))
+    assert client.model("routed")(text=[["a"]])["echo"].item() == b"A"
+
+
 WRONG_ENSEMBLES = {
     "missing": (
         [step("shout", {"text": "absent"}, {"echo": "echo"})],

@@ -18,7 +18,7 @@ from model_build.config.schema import PretrainedConfig
 from model_build.models.embedding import sentences
 from model_build.models.embedding.networks import Pooling, load_transformer
 from model_build.models.embedding.pretrained import FILES, find_pretrained
-from model_build.models.embedding.sentences import read_pairs
+from model_build.models.embedding.sentences import read_sentences
 from tests.support import environment
 
 LONG = "It carries containers, reads their manifests and tells every harbour when they will arrive"
@@ -66,7 +66,7 @@ def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_package_gives_its_summary_and_first_paragraph_and_a_description_of_several_gives_none(status: Path) -> None:
-    assert sorted(read_pairs(None, 10)) == sorted([SHIP, TUG])
+    assert sorted(read_sentences(None, 10).pairs) == sorted([SHIP, TUG])
 
 
 def test_at_most_so_many_pairs_are_taken_and_which_ones_does_not_depend_on_their_order(tmp_path: Path) -> None:
@@ -74,10 +74,23 @@ def test_at_most_so_many_pairs_are_taken_and_which_ones_does_not_depend_on_their
     taken = []
     for order in (lines, lines[::-1]):
         (tmp_path / "pairs.tsv").write_text("".join(order))
-        taken.append(read_pairs(tmp_path / "pairs.tsv", 20))
+        taken.append(read_sentences(tmp_path / "pairs.tsv", 20).pairs)
     assert taken[0] == taken[1]
     assert len(taken[0]) == 20
     assert [summary for summary, _ in taken[0]] != sorted(summary for summary, _ in taken[0])
+
+
+def test_what_is_calibrated_on_is_in_no_pair_that_is_measured_on(tmp_path: Path, status: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_text("".join(f"summary {number % 25}\tdescription {number}\n" for number in range(50)))
+    found = read_sentences(path, 20)
+    measured = {text for pair in found.pairs for text in pair}
+    assert len(found.calibration) == len({*found.calibration}) >= 30
+    assert not measured & {*found.calibration}
+    assert read_sentences(path, 50).calibration == []
+    status.write_text("\n\n".join(f"Package: p{n}\nDescription: summary {n}\n {LONG} {n}." for n in range(40)))
+    packages = read_sentences(None, 100)  # there are not so many: a quarter is left over all the same
+    assert (len(packages.pairs), len(packages.calibration)) == (30, 20)
 
 
 @pytest.mark.parametrize("content", [None, b"Package: x\nDescription: \xff\n"])
@@ -88,7 +101,7 @@ def test_a_machine_without_debians_packages_is_told_what_to_do(status: Path, con
     with pytest.raises(
         DataError, match=r"cannot be read .*Debian and Ubuntu; elsewhere name a file in data.path"
     ) as no:
-        read_pairs(None, 10)
+        read_sentences(None, 10)
     assert str(no.value).startswith(str(status))
     assert "\n" not in str(no.value)
 
@@ -100,13 +113,13 @@ def test_fewer_than_two_pairs_are_refused_because_nothing_can_be_told_from_anoth
     (tmp_path / "pairs.tsv").write_text("summary\tdescription\n")
     for path, count in ((None, 0), (tmp_path / "pairs.tsv", 1)):
         with pytest.raises(DataError, match=rf"{path or status} has {count} pairs: expected 2 or more"):
-            read_pairs(path, 10)
+            read_sentences(path, 10)
 
 
 def test_a_users_file_is_refused_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "pairs.tsv").write_text("summary\tdescription\nsummary\n")
     with pytest.raises(DataError, match=r"pairs.tsv, line 2 has 1 column: expected lines of two texts"):
-        read_pairs(tmp_path / "pairs.tsv", 10)
+        read_sentences(tmp_path / "pairs.tsv", 10)
 
 
 def package(**of: str) -> PretrainedConfig:

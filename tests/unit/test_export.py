@@ -145,7 +145,7 @@ def test_config_pbtxt_is_one_triton_reads_with_the_kind_of_each_target(recipe: D
         text_format.Parse(to_text(message, "digits").decode(), pb.ModelConfig()) for message in (served.gpu, served.cpu)
     )
     for message in (gpu, cpu):
-        assert (message.name, message.backend, message.max_batch_size) == ("digits", "onnxruntime", 32)
+        assert (message.name, message.backend, message.max_batch_size) == ("digits_fp32", "onnxruntime", 32)
         assert [(t.name, t.data_type, list(t.dims)) for t in message.input] == [("image", pb.TYPE_FP32, [1, 28, 28])]
         assert [(t.name, list(t.dims), t.label_filename) for t in message.output] == [
             ("probabilities", [10], "labels.txt")
@@ -157,7 +157,7 @@ def test_config_pbtxt_is_one_triton_reads_with_the_kind_of_each_target(recipe: D
 
 
 def test_the_emitted_configuration_in_git_is_that_of_the_model_configuration(served: ServedModel) -> None:
-    folder = ROOT / "model_repository" / "digits"
+    folder = ROOT / "model_repository" / "digits_fp32"
     assert (folder / "config.pbtxt").read_bytes() == to_text(served.gpu, "digits")
     assert (folder / "configs" / "cpu.pbtxt").read_bytes() == to_text(served.cpu, "digits")
     assert (folder / "labels.txt").read_bytes() == served.files["labels.txt"]

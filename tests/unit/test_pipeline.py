@@ -1,18 +1,19 @@
-"""`slipway build` of a configuration that dvc.yaml does not know yet, and the models that it does know."""
+"""`slipway build` brings dvc.yaml in line with a configuration: a new model, its variants, and those that it drops."""
 
 from __future__ import annotations
 
-import difflib
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from dvc.repo import Repo
 
 from model_build import BuildError, ConfigurationError
-from model_build.config import configured_models
-from model_build.pipeline import _add, _stages, build
+from model_build.config import configured_models, load_config
+from model_build.pipeline import _bring_in_line, _forget_dropped, _stages, build, override
 from tests.support import ROOT
 
 KINDS = {
@@ -50,7 +51,7 @@ def addresses(workspace: Path, model: str) -> list[str]:
 @pytest.mark.parametrize("base", KINDS)
 def test_a_new_configuration_joins_the_list_of_its_kind_and_nothing_else_is_changed(workspace: Path, base: str) -> None:
     before = (workspace / "dvc.yaml").read_text()
-    _add(configure(workspace, base, "mine"), "mine")
+    _bring_in_line(configure(workspace, base, "mine"), "mine")
     after = (workspace / "dvc.yaml").read_text()
     stages, old = (yaml.safe_load(text)["stages"] for text in (after, before))
     for name, stage in stages.items():
@@ -59,13 +60,15 @@ def test_a_new_configuration_joins_the_list_of_its_kind_and_nothing_else_is_chan
         assert stage == {**old[name], "matrix": {"model": [*known, "mine"] if joins else known}}, name
     assert "mine" in stages[KINDS[base]]["matrix"]["model"]
     first, second = ([line.rstrip() for line in text.splitlines()] for text in (before, after))
-    removed, added = (line for line in difflib.ndiff(first, second) if line[0] in "+-")
-    assert added[2:] == removed[2:].replace("]", ", mine]")
+    changed = [pair for pair in zip(first, second, strict=True) if pair[0] != pair[1]]
+    lists = [line for line in first if re.match(r"      model: \[", line) and base in re.findall(r"\w+", line)]
+    assert [old for old, _ in changed] == lists != []
+    assert all(new == old.replace("]", ", mine]") for old, new in changed)
 
 
 def test_comments_and_shared_lists_of_dvc_yaml_are_kept(workspace: Path) -> None:
     before = (workspace / "dvc.yaml").read_text()
-    _add(configure(workspace, "digits", "mine"), "mine")
+    _bring_in_line(configure(workspace, "digits", "mine"), "mine")
     after = (workspace / "dvc.yaml").read_text()
     for mark in ("#", "&", "*"):
         assert [line for line in after.splitlines() if mark in line] == [
@@ -77,7 +80,7 @@ def test_comments_and_shared_lists_of_dvc_yaml_are_kept(workspace: Path) -> None
 def test_dvc_finds_the_stages_of_a_new_configuration_and_only_those(workspace: Path) -> None:
     digits = addresses(workspace, "digits")
     assert addresses(workspace, "my_digits") == []
-    _add(configure(workspace, "digits", "my_digits"), "my_digits")
+    _bring_in_line(configure(workspace, "digits", "my_digits"), "my_digits")
     assert addresses(workspace, "my_digits") == [stage.replace("@digits", "@my_digits") for stage in digits]
     assert addresses(workspace, "digits") == digits  # a name that another one ends with is not that one
 
@@ -85,7 +88,77 @@ def test_dvc_finds_the_stages_of_a_new_configuration_and_only_those(workspace: P
 @pytest.mark.parametrize("model", configured_models(ROOT))
 def test_every_configuration_of_the_repository_has_its_stages(workspace: Path, model: str) -> None:
     names = {address.partition("@")[0].rpartition("-")[2] for address in addresses(workspace, model)}
-    assert names in ({"data", "train", "export", "infer", "repository"}, {"export"})
+    served = {"data", "train", "export", "infer", "gate", "repository"}
+    assert names in (served | {"variants", "fp16", "int8"}, served, {"export"})
+    if names != {"export"}:
+        assert ("variants" in names) == bool(load_config(ROOT, model).precision.variants)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("model", "kind"), [("digits", ""), ("embedder", "embedder-")])
+def test_a_variant_that_is_dropped_leaves_dvc_yaml_the_lock_and_the_repository(
+    workspace: Path, model: str, kind: str
+) -> None:
+    """And nothing else does; asked for again, it is where it was."""
+    stages = addresses(workspace, model)
+    before, lock = sorted_lists(workspace / "dvc.yaml"), built(workspace, stages, model)
+    override(workspace, model, ["precision.variants=[fp16]"])
+    _bring_in_line(workspace, model)
+    dropped = f"{kind}int8@{model}"
+    assert addresses(workspace, model) == [stage for stage in stages if stage != dropped]
+    assert yaml.safe_load((workspace / "dvc.lock").read_text()) == lock  # it is served until the build has ended
+    _forget_dropped(workspace, model, addresses(workspace, model))
+    assert addresses(workspace, "alexnet")
+    found = yaml.safe_load((workspace / "dvc.lock").read_text())
+    assert found == {**lock, "stages": {name: one for name, one in lock["stages"].items() if name != dropped}}
+    assert [path.name for path in (workspace / "model_repository").iterdir() if "int8" in path.name] == []
+    kept = {path.name for path in (workspace / "model_repository").iterdir()}
+    assert kept == {folder(stage, model) for stage in stages if stage != dropped}
+    override(workspace, model, ["precision.variants=[fp16,int8]"])
+    _bring_in_line(workspace, model)
+    assert addresses(workspace, model) == stages
+    assert sorted_lists(workspace / "dvc.yaml") == before  # it may stand last in its list now
+
+
+def sorted_lists(path: Path) -> dict[str, Any]:
+    """The content of a dvc.yaml, the models of each stage in order."""
+    stages: dict[str, Any] = yaml.safe_load(path.read_text())["stages"]
+    return {name: {**stage, "matrix": sorted(stage["matrix"]["model"])} for name, stage in stages.items()}
+
+
+def built(workspace: Path, stages: list[str], model: str) -> dict[str, Any]:
+    """A dvc.lock in which each stage has written a folder, and those folders."""
+    lock: dict[str, Any] = {"schema": "2.0", "stages": {}}
+    for stage in stages:
+        path = workspace / "model_repository" / folder(stage, model) / "manifest.json"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        out = {"path": str(path.relative_to(workspace)), "hash": "md5", "md5": "0" * 32, "size": 0}
+        lock["stages"][stage] = {"cmd": "true", "outs": [out]}
+    (workspace / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+    return lock
+
+
+def folder(stage: str, model: str) -> str:
+    """A folder of the model repository that the stage might write."""
+    return f"{model}_{stage.partition('@')[0].rpartition('-')[2]}"
+
+
+def test_a_model_without_a_lock_or_with_all_variants_dropped_is_brought_in_line(workspace: Path) -> None:
+    override(workspace, "digits", ["precision.variants=[]"])
+    _bring_in_line(workspace, "digits")
+    stages = addresses(workspace, "digits")
+    _forget_dropped(workspace, "digits", stages)
+    assert [stage for stage in stages if stage.startswith(("fp16", "int8"))] == []
+    assert not (workspace / "dvc.lock").exists()
+
+
+def test_variants_of_a_kind_that_has_none_are_refused_and_nothing_is_written(workspace: Path) -> None:
+    conf = workspace / "model_build" / "conf" / "translator.yaml"
+    conf.write_text(conf.read_text() + "\nprecision:\n  variants: [int8]\n")
+    before = (workspace / "dvc.yaml").read_bytes()
+    with pytest.raises(ConfigurationError, match=r"precision.variants of 'translator' has int8, .*: expected \[\]"):
+        _bring_in_line(workspace, "translator")
+    assert (workspace / "dvc.yaml").read_bytes() == before
 
 
 def test_a_kind_that_dvc_yaml_has_no_stages_for_is_refused_and_nothing_is_written(
@@ -99,7 +172,7 @@ def test_a_kind_that_dvc_yaml_has_no_stages_for_is_refused_and_nothing_is_writte
     configure(workspace, "digits", "mine", "own_recipe.Own")
     expected = r"dvc.yaml has no stages 'own-...' for the recipe of model 'mine': add them"
     with pytest.raises(BuildError, match=expected):
-        _add(workspace, "mine")
+        _bring_in_line(workspace, "mine")
     assert (workspace / "dvc.yaml").read_bytes() == before
 
 
@@ -107,7 +180,7 @@ def test_a_kind_that_dvc_yaml_has_no_stages_for_is_refused_and_nothing_is_writte
 def test_a_recipe_that_is_none_is_refused_with_its_name(workspace: Path, recipe: str) -> None:
     configure(workspace, "digits", "mine", recipe)
     with pytest.raises(ConfigurationError, match=rf"recipe '{recipe}'.* model_build.recipe.ExportRecipe") as refused:
-        _add(workspace, "mine")
+        _bring_in_line(workspace, "mine")
     assert "\n" not in str(refused.value)
 
 

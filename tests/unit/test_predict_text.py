@@ -31,10 +31,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "model_build" / "conf").mkdir(parents=True)
     write_text_models(folder / "model_repository")
     write_python_model(folder / "model_repository", "single", NO_BATCH, f"{TEXT} {ECHO}", batch=0)
-    images = folder / "model_repository" / "digits"  # asked for nothing but its inputs
+    images = folder / "model_repository" / "digits_fp32"  # asked for nothing but its inputs
     (images / "1").mkdir(parents=True)
     (images / "1" / "model.onnx").touch()
-    (images / "config.pbtxt").write_bytes((ROOT / "model_repository" / "digits" / "config.pbtxt").read_bytes())
+    (images / "config.pbtxt").write_bytes((ROOT / "model_repository" / "digits_fp32" / "config.pbtxt").read_bytes())
     return folder
 
 
@@ -95,8 +95,8 @@ def test_a_model_without_batches_gets_one_text_a_request(workspace: Path) -> Non
     ("arguments", "code", "message"),
     [
         (["shout"], 2, "nothing to ask: pass image or .npy files, or texts (or --file FILE) for a model of texts"),
-        (["digits"], 2, "nothing to ask"),
-        (["digits", "--file", "x.txt"], 2, "takes FP32 [n, 1, 28, 28]: pass image or .npy files"),
+        (["digits_fp32"], 2, "nothing to ask"),
+        (["digits_fp32", "--file", "x.txt"], 2, "takes FP32 [n, 1, 28, 28]: pass image or .npy files"),
         (["shout", "--file", "absent.txt"], 1, "absent.txt: expected UTF-8 text, one a line, got no such file"),
         (["shout", "--file", "."], 1, ".: expected UTF-8 text, one a line, got is a directory"),
         (["shout", "--file", "-"], 1, "standard input: expected UTF-8 text, one a line, got nothing: write a text"),

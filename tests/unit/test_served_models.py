@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from model_build import ExportError
 from model_build.config import TritonConfig
+from model_build.precision.variants import CPU, GPU
 from model_build.recipe import ServedModel, as_text
-from model_build.stages.repository import golden
-from model_build.triton_config import LABELS_FILE, ensemble, graph_model, python_model, to_text
+from model_build.stages.staging import golden
+from model_build.triton_config import LABELS_FILE, ensemble, graph_model, python_model, routed, to_text
 from tests.text_models import pooling_graph
 
 CONFIG = TritonConfig(max_batch_size=7, max_queue_delay_us=250, gpu_instances=2, cpu_instances=3, cpu_threads=5)
@@ -168,6 +170,32 @@ def test_an_ensemble_has_the_first_models_inputs_the_last_ones_outputs_and_a_map
     assert model.inputs["question"].tolist() == [["Ещё 🚢"]]
     assert model.outputs["vector"].tolist() == [[7, 2]]
     assert model.files == {"1/ensemble.txt": b"nothing"}
+
+
+def test_a_routed_name_is_an_ensemble_of_the_variant_chosen_on_each_target_with_the_references_golden_answer() -> None:
+    reference = pooling()
+    chosen = {target: replace(reference, cpu=variant(f"made_{target}", reference.cpu)) for target in (CPU, GPU)}
+    chosen = {target: replace(model, name=f"made_{target}", outputs={}) for target, model in chosen.items()}
+    model = routed("made", CONFIG, chosen, reference, {LABELS_FILE: b"sum\ncount\n"})
+    for message, target in zip(messages(model), (GPU, CPU), strict=True):
+        assert (message.name, message.platform, message.max_batch_size) == ("made", "ensemble", 7)
+        assert (tensors(message.input), tensors(message.output)) == (
+            tensors(reference.cpu.input),
+            tensors(reference.cpu.output),
+        )
+        (step,) = message.ensemble_scheduling.step
+        assert step.model_name == f"made_{target}"
+        assert dict(step.input_map) == {"input_ids": "input_ids", "attention_mask": "attention_mask"}
+        assert dict(step.output_map) == {"embedding": "embedding"}
+    assert (model.inputs, model.outputs) == (reference.inputs, reference.outputs)
+    assert set(model.files) == {"1/ensemble.txt", LABELS_FILE}
+
+
+def variant(name: str, message: Any) -> Any:
+    found = pb.ModelConfig()
+    found.CopyFrom(message)
+    found.name = name
+    return found
 
 
 def test_a_written_configuration_says_where_it_is_to_be_changed() -> None:

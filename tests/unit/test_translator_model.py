@@ -15,7 +15,7 @@ from slipway_client import Client, ServerError
 from model_build.config import TritonConfig
 from model_build.models.translator import SERVED
 from model_build.recipe import as_text, read_served_code
-from model_build.stages.repository import golden
+from model_build.stages.staging import golden
 from model_build.triton_config import python_model, to_text
 from tests.text_support import Request, ServedCode, refusal, scripted, values
 

@@ -1,0 +1,163 @@
+"""Which variant answers to the public name on each target: the fastest that passes, FP32 where nothing was measured."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from model_build import DataError, ExportError, GateRefused
+from model_build.config import VariantConfig
+from model_build.files import write_files
+from model_build.precision.variants import FP16, INT8
+from model_build.precision.verdict import NOT_FOR_TARGET, NOT_MEASURED, PASSES, REFUSED, Speed, Verdict, best
+from model_build.stages import variants
+from model_build.stages.gate import _plan_variants
+from model_build.stages.layout import BuildFiles
+from tests.unit.test_precision_trial import LINEAR, Probe, chain, fancy, probe, strict
+
+NOTHING: dict[str, Verdict] = {"fp32": Verdict(PASSES, "what the others are compared with", 9)}
+
+
+def found(verdict: str, ratio: float | None = None, low: float | None = None) -> Verdict:
+    speed = None if ratio is None else Speed(ratio, ratio if low is None else low, ratio)
+    return Verdict(verdict, "", 9, speed=speed)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "chosen"),
+    [
+        ({}, "fp32"),
+        ({"int8": found(PASSES, 2.0)}, "int8"),
+        ({"fp16": found(PASSES, 3.0), "int8": found(PASSES, 2.0)}, "fp16"),
+        ({"fp16": found(PASSES, 2.0), "int8": found(PASSES, 3.0)}, "int8"),
+        ({"fp16": found(NOT_FOR_TARGET, 9.0), "int8": found(PASSES, 1.5)}, "int8"),
+        ({"fp16": found(NOT_FOR_TARGET, 9.0)}, "fp32"),
+        ({"int8": found(NOT_MEASURED, 9.0)}, "fp32"),
+        ({"int8": found(REFUSED, 9.0)}, "fp32"),
+        ({"int8": found(PASSES)}, "fp32"),  # passes, and was not timed
+        ({"int8": found(PASSES, 0.5)}, "fp32"),
+        ({"int8": found(PASSES, 1.0)}, "fp32"),
+        ({"int8": found(PASSES, 1.4, low=1.05)}, "fp32"),  # tied with FP32 in one of its rounds
+        ({"fp16": found(PASSES, 4.0, low=1.0), "int8": found(PASSES, 1.3, low=1.2)}, "int8"),
+        ({"int8": found(PASSES, 1.1)}, "int8"),
+    ],
+)
+def test_the_fastest_that_passes_and_is_clearly_faster_than_fp32_is_chosen(
+    verdicts: dict[str, Verdict], chosen: str
+) -> None:
+    assert best({**NOTHING, **verdicts}) == chosen
+
+
+LOOSE = VariantConfig(max_abs=0.2, min_cosine=0.9, max_drop=0.2)
+
+
+def made(folder: Path, content: bytes, **precision: Any) -> tuple[Probe, BuildFiles]:
+    """A recipe with what stage variants writes of it."""
+    recipe, files = probe(folder, content, **precision)
+    variants.run(folder, recipe.config)
+    return recipe, files
+
+
+def test_a_variant_is_examined_on_each_target_and_one_that_was_not_measured_is_routed_to_fp32(tmp_path: Path) -> None:
+    recipe, files = made(tmp_path, chain(), int8=LOOSE, fp16=LOOSE)
+    plan = _plan_variants(recipe, files)
+    verdicts = {(name, target): one for name, by in plan.verdicts.items() for target, one in by.items()}
+    assert {key: one.verdict for key, one in verdicts.items()} == {
+        ("fp32", "cpu"): PASSES,
+        ("fp32", "gpu"): PASSES,
+        ("fp16", "cpu"): NOT_FOR_TARGET,
+        ("fp16", "gpu"): NOT_MEASURED,
+        ("int8", "cpu"): PASSES,
+        ("int8", "gpu"): NOT_MEASURED,
+    }
+    assert {key for key, one in verdicts.items() if one.speed} == {("int8", "cpu")}
+    assert verdicts["fp16", "cpu"].reason.startswith("0 of 4 layers run in FP16 on this CPU: ")
+    assert verdicts["fp16", "gpu"].reason.startswith("no GPU was asked: the file's precision is proven")
+    assert plan.chosen["gpu"] == "fp32"
+    assert plan.chosen["cpu"] in ("fp32", "int8")
+    assert {name: [model.name for model in group] for name, group in plan.groups.items()} == {
+        "base": ["probe_fp32", "probe"],
+        "fp16": ["probe_fp16"],
+        "int8": ["probe_int8"],
+    }
+    public = plan.groups["base"][-1]
+    assert [step.model_name for step in public.gpu.ensemble_scheduling.step] == ["probe_fp32"]
+    assert [step.model_name for step in public.cpu.ensemble_scheduling.step] == [f"probe_{plan.chosen['cpu']}"]
+    (int8,) = plan.groups["int8"]
+    assert int8.gpu.default_model_filename == "model.tensorrt.onnx"
+    assert int8.cpu.default_model_filename == ""
+    assert {"1/model.onnx", "1/model.tensorrt.onnx"} < set(int8.files)
+    content = plan.to_json()
+    assert content is not None
+    assert content["found"]["int8"]["cpu"]["running"] == 4
+    assert content["chosen"] == dict(plan.chosen)
+
+
+@pytest.mark.parametrize("variant", [FP16, INT8])
+def test_an_fp32_file_under_another_name_is_refused_by_the_gate(tmp_path: Path, variant: str) -> None:
+    recipe, files = made(tmp_path, chain(), int8=LOOSE, fp16=LOOSE, variants=[variant])
+    for name in ("model.onnx", "model.tensorrt.onnx"):
+        (files.variants / variant / name).write_bytes(files.onnx.read_bytes())
+    expected = (
+        f"variant {variant} of probe is refused: the file holds 0 of 4 layers in {variant.upper()}, not {LINEAR[0]}, "
+        f"{LINEAR[1]}, {LINEAR[2]}, ...: model_repository/ was not changed; build it again (`slipway build --force`)"
+    )
+    with pytest.raises(GateRefused, match=f"^{re.escape(expected)}$"):
+        _plan_variants(recipe, files)
+
+
+def test_a_variant_that_loses_too_much_is_refused_with_its_losses_and_its_worst_layers(tmp_path: Path) -> None:
+    recipe, files = made(tmp_path, chain(hopeless=True), variants=[INT8], int8=strict(automatic=False))
+    with pytest.raises(GateRefused) as refused:
+        _plan_variants(recipe, files)
+    text = str(refused.value)
+    assert text.startswith("variant int8 of probe is refused: ")
+    assert re.search(r"'y' is off by \S+ \(precision\.int8\.max_abs 0\.05\)", text)
+    assert f"; worst layers by themselves: {LINEAR[2]} (products.2.weight) " in text
+    assert "--keep-fp32 LAYER`, or precision.int8.automatic=true)" in text
+    assert "\n" not in text
+
+
+def test_a_file_that_cannot_be_opened_is_one_line_of_the_gate(tmp_path: Path) -> None:
+    recipe, files = made(tmp_path, chain(), variants=[INT8], int8=LOOSE)
+    (files.variants / INT8 / "model.onnx").write_bytes(fancy())
+    with pytest.raises((ExportError, GateRefused)) as refused:
+        _plan_variants(recipe, files)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("missing", ["model.onnx", "kept.json"])
+def test_a_variant_that_stage_variants_has_not_written_is_one_line(tmp_path: Path, missing: str) -> None:
+    recipe, files = made(tmp_path, chain(), variants=[INT8], int8=LOOSE)
+    (files.variants / INT8 / missing).unlink()
+    with pytest.raises(DataError, match=r"variants/int8 is not what stage variants writes \(.*\): run `dvc repro`"):
+        _plan_variants(recipe, files)
+
+
+def test_layers_that_were_kept_when_it_was_made_are_the_ones_that_the_gate_expects(tmp_path: Path) -> None:
+    recipe, files = made(tmp_path, chain(), variants=[INT8], int8=strict([LINEAR[1]]))
+    one = _plan_variants(recipe, files).verdicts[INT8]["cpu"]
+    assert one.kept == (LINEAR[1],)
+    assert one.proof is not None
+    assert (one.proof.layers, one.proof.running) == (3, 3)
+    write_files({files.variants / INT8 / "kept.json": b"[]\n"})
+    with pytest.raises(GateRefused, match=rf"the file holds 3 of 4 layers in INT8, not {LINEAR[1]}: "):
+        _plan_variants(recipe, files)
+
+
+def test_int8_weights_that_are_multiplied_as_floats_here_are_refused_and_not_passed_over(tmp_path: Path) -> None:
+    recipe, files = made(tmp_path, chain(), variants=[INT8], int8=LOOSE)
+    path = files.variants / INT8 / "model.onnx"
+    model = onnx.load(path)
+    producers = {node.output[0]: node for node in model.graph.node}
+    (last,) = [node for node in model.graph.node if node.name == LINEAR[-1]]
+    last.input[0] = producers[producers[last.input[0]].input[0]].input[0]
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(
+        GateRefused, match=r"^variant int8 of probe is refused: 3 of 4 layers run in INT8 on this CPU: "
+    ):
+        _plan_variants(recipe, files)
