@@ -10,7 +10,7 @@ say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 say "1. Build: train, export to ONNX, gate on held-out accuracy, write the model repository"
 slipway build digits
 
-say "2. Serve: a real Triton on model_repository/, ready when the model has given its golden answer"
+say "2. Serve: a real Triton on model_repository/, ready when each model has given its golden answer"
 mkdir -p build
 slipway serve --http-port "$port" --grpc-port "$((port + 1))" --metrics-port "$((port + 2))" >build/demo.out 2>&1 &
 server=$!

@@ -142,11 +142,12 @@ def _verdict(trial: Trial, variant: str, target: str, made: Made) -> Verdict:
     proof = trial.proof(variant, target, made.graphs, made.kept)
     foreign = variant == FP16 and target == CPU and proof.stored == proof.layers > 0
     if not proof and not foreign:
-        remedy = (
-            f"keep in FP32 what has no kernel (`slipway build {trial.recipe.config.name} --keep-fp32 LAYER`), make the "
-            f"variant again (`--force`), or take {variant} out of precision.variants"
+        without_kernel = (
+            f"keep those layers in FP32 (`slipway build {trial.recipe.config.name} --keep-fp32 LAYER`), or take {variant} "
+            "out of precision.variants"
         )
-        raise _refused(trial, variant, [proof.reason], remedy, None)
+        again = "build it again (`slipway build --force`)"
+        raise _refused(trial, variant, [proof.reason], again if proof.stored < proof.layers else without_kernel, None)
     forms = {name: graph.forms[target] for name, graph in made.graphs.items()}
     examination = trial.in_process(variant, forms)
     if not examination:

@@ -11,7 +11,7 @@ from torch import nn
 
 from model_build import DataError
 from model_build.precision.distance import distances, layer_errors
-from tests.unit.test_precision_graph import (
+from tests.precision_graphs import (
     CONVOLUTIONS,
     SHAPES,
     Attention,

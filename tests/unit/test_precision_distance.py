@@ -13,7 +13,7 @@ from model_build.config import VariantConfig
 from model_build.precision.distance import Distance, distances, layer_errors
 from model_build.precision.graph import layers
 from model_build.precision.verdict import examine
-from tests.unit.test_precision_graph import (
+from tests.precision_graphs import (
     CONVOLUTIONS,
     PRODUCTS,
     SHAPES,

@@ -17,7 +17,7 @@ from model_build.precision.distance import distances, layer_errors
 from model_build.precision.making import Maker
 from model_build.precision.proof import prove
 from model_build.precision.variants import FP16
-from tests.unit.test_precision_graph import (
+from tests.precision_graphs import (
     CONVOLUTIONS,
     PRODUCTS,
     SHAPES,

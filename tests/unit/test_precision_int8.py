@@ -15,7 +15,7 @@ from torch import nn
 from model_build.precision.distance import distances, layer_errors
 from model_build.precision.proof import INTEGER_OPERATORS, prove
 from model_build.precision.variants import INT8
-from tests.unit.test_precision_graph import (
+from tests.precision_graphs import (
     CONVOLUTIONS,
     PRODUCTS,
     SHAPES,

@@ -17,7 +17,7 @@ from model_build.precision.verdict import NOT_FOR_TARGET, NOT_MEASURED, PASSES, 
 from model_build.stages import variants
 from model_build.stages.gate import _plan_variants
 from model_build.stages.layout import BuildFiles
-from tests.unit.test_precision_trial import LINEAR, Probe, chain, fancy, probe, strict
+from tests.precision_trials import LINEAR, Probe, chain, fancy, probe, strict
 
 NOTHING: dict[str, Verdict] = {"fp32": Verdict(PASSES, "what the others are compared with", 9)}
 

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from model_build.precision.distance import distances
 from model_build.precision.smoothing import smooth
-from tests.unit.test_precision_graph import Attention, convert, feeds, graph, hand_made, run
+from tests.precision_graphs import Attention, convert, feeds, graph, hand_made, run
 
 WIDTH = 16
 Array = npt.NDArray[np.float32]

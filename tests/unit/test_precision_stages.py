@@ -19,9 +19,9 @@ from model_build.precision.report import notes, read_found, rows
 from model_build.precision.variants import FP16
 from model_build.stages import repository, variants
 from model_build.stages.layout import BuildFiles
+from tests.precision_graphs import exported
+from tests.precision_trials import Chain, chain, probe
 from tests.support import ROOT, environment
-from tests.unit.test_precision_graph import exported
-from tests.unit.test_precision_trial import Chain, chain, probe
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -62,9 +62,9 @@ def test_a_full_disk_leaves_the_old_variants_and_nothing_half_written(tmp_path: 
     code = (
         "import resource, signal, sys\nfrom pathlib import Path\nfrom dataclasses import replace\n"
         "from model_build.config import PrecisionConfig, load_config\nfrom model_build.stages import variants\n"
-        "from tests.unit.test_precision_trial import Probe\n"
+        "from tests.precision_trials import Probe\n"
         f"config = replace(load_config(Path({str(ROOT)!r}), 'digits'), name='probe', "
-        "recipe='tests.unit.test_precision_trial.Probe', precision=PrecisionConfig(variants=['fp16']))\n"
+        "recipe='tests.precision_trials.Probe', precision=PrecisionConfig(variants=['fp16']))\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({largest // 2}, {largest // 2}))\n"
         f"try:\n    variants.run(Path({str(tmp_path)!r}), config)\n"
