@@ -143,8 +143,8 @@ def _verdict(trial: Trial, variant: str, target: str, made: Made) -> Verdict:
     foreign = variant == FP16 and target == CPU and proof.stored == proof.layers > 0
     if not proof and not foreign:
         without_kernel = (
-            f"keep those layers in FP32 (`slipway build {trial.recipe.config.name} --keep-fp32 LAYER`), or take {variant} "
-            "out of precision.variants"
+            f"keep those layers in FP32 (`slipway build {trial.recipe.config.name} --keep-fp32 LAYER`), or take "
+            f"{variant} out of precision.variants"
         )
         again = "build it again (`slipway build --force`)"
         raise _refused(trial, variant, [proof.reason], again if proof.stored < proof.layers else without_kernel, None)
