@@ -31,11 +31,7 @@ AS_FP32 = VariantConfig(max_abs=0.001, min_cosine=0.9999, max_drop=0.001)  # wha
 
 
 class Trial:
-    """Everything that is measured in process of one model's variants; FP32's answers are computed once.
-
-    Raises:
-        ConfigurationError: `precision` keeps layers in FP32 that the model does not have.
-    """
+    """Everything that is measured in process of one model's variants; FP32's answers are computed once."""
 
     def __init__(self, recipe: Variable[Any], files: BuildFiles) -> None:
         self.recipe, self.files = recipe, files
