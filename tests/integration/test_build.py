@@ -279,7 +279,7 @@ def test_a_build_killed_in_any_stage_changes_nothing_served_and_ends_the_same_wh
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    wait_for(lambda: at_work(process, stage), f"stage {stage} is at work")
+    wait_for(lambda: at_work(process, stage), f"stage {stage} is at work", 150)
     kill(process)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors.decode()
