@@ -14,7 +14,7 @@ demo: env ## Build a model, serve it with the embedded Triton, ask it, stop
 	./demo.sh
 
 test: env ## Unit tests (no server) and integration tests (the embedded Triton)
-	$(BIN)/python -m pytest tests/unit tests/integration
+	$(BIN)/python -m pytest tests/unit tests/integration --numprocesses=2 --dist=loadfile
 
 e2e: env ## A release on the cluster that KUBECONFIG names, as its users do it (kind, minikube, or a disposable one)
 	$(BIN)/python -m pytest tests/e2e

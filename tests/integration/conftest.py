@@ -1,15 +1,17 @@
-"""One built workspace and one server for the whole session; each test that changes something takes a copy."""
+"""Workspaces that are built once, and servers on them; each test that changes something takes a copy."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from serving import EmbeddedTriton, ServerInterpreter, ServerOptions, find_interpreter
-from tests.support import ROOT, build_fast, free_ports, make_workspace, slipway
+from tests.support import ROOT, build_fast, make_workspace, slipway
 
 
 @pytest.fixture(scope="session")
@@ -18,13 +20,29 @@ def interpreter() -> ServerInterpreter:
     return find_interpreter(ROOT)
 
 
-@pytest.fixture(scope="session")
-def built_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace in which `slipway build digits` has run, with the configuration as it is in git; read only."""
-    workspace = make_workspace(tmp_path_factory.mktemp("workspace"))
+def once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]) -> Path:
+    """A workspace in which `build` has run, once for all of pytest-xdist's workers; read only."""
+    shared = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    folder, failed = shared / name, shared / f"{name}.failed"
+    with FileLock(shared / f"{name}.lock"):
+        assert not failed.exists(), failed.read_text()
+        if not folder.exists():
+            failed.write_text(f"{folder} was not built: see the first test that needed it")
+            build(make_workspace(folder))
+            failed.unlink()
+    return folder
+
+
+def build_digits(workspace: Path) -> None:
+    """As its configuration is in git."""
     result = slipway(workspace, "build", "digits")
     assert result.returncode == 0, result.stderr
-    return workspace
+
+
+@pytest.fixture(scope="session")
+def built_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which `slipway build digits` has run; read only."""
+    return once(tmp_path_factory, "digits", build_digits)
 
 
 @pytest.fixture
@@ -38,32 +56,34 @@ def workspace(built_workspace: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def four_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with all four models in their fast configurations; read only."""
-    workspace = make_workspace(tmp_path_factory.mktemp("four"))
-    build_fast(workspace)
-    return workspace
+    return once(tmp_path_factory, "four", build_fast)
 
 
 @pytest.fixture(scope="session")
-def four_server(four_models: Path, interpreter: ServerInterpreter) -> Iterator[EmbeddedTriton]:
+def four_server(
+    four_models: Path, interpreter: ServerInterpreter, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedTriton]:
     """All four behind the embedded Triton, each having given its golden answer."""
-    with start(interpreter, four_models / "model_repository", four_models / "triton.log") as triton:
+    log = tmp_path_factory.mktemp("four-server") / "triton.log"
+    with start(interpreter, four_models / "model_repository", log) as triton:
         triton.wait_ready()
         yield triton
 
 
 @pytest.fixture(scope="session")
-def server(built_workspace: Path, interpreter: ServerInterpreter) -> Iterator[EmbeddedTriton]:
+def server(
+    built_workspace: Path, interpreter: ServerInterpreter, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedTriton]:
     """The built model behind the embedded Triton."""
-    with start(interpreter, built_workspace / "model_repository", built_workspace / "triton.log") as triton:
+    log = tmp_path_factory.mktemp("server") / "triton.log"
+    with start(interpreter, built_workspace / "model_repository", log) as triton:
         triton.wait_ready()
         yield triton
 
 
 def start(interpreter: ServerInterpreter, repository: Path, log: Path, *arguments: str) -> EmbeddedTriton:
     """A server on `repository` at free ports, not yet started."""
-    http, grpc, metrics = free_ports()
-    options = ServerOptions(repository, http_port=http, grpc_port=grpc, metrics_port=metrics, arguments=arguments)
-    return EmbeddedTriton(interpreter, options, log)
+    return EmbeddedTriton(interpreter, ServerOptions.on_free_ports(repository, arguments), log)
 
 
 @pytest.fixture
