@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -97,21 +96,10 @@ def measure(rounds: int, seconds: float) -> dict[str, Any]:
 
 @contextmanager
 def _server() -> Iterator[EmbeddedTriton]:
-    ports = _free_ports(3)
-    options = ServerOptions(
-        WORKSPACE / "model_repository", http_port=ports[0], grpc_port=ports[1], metrics_port=ports[2]
-    )
+    options = ServerOptions.on_free_ports(WORKSPACE / "model_repository")
     with EmbeddedTriton(find_interpreter(WORKSPACE), options, WORKSPACE / "build" / "benchmark.log") as server:
         server.wait_ready()
         yield server
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def _golden() -> tuple[bytes, np.ndarray[Any, np.dtype[np.float32]]]:

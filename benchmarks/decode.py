@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -142,11 +141,7 @@ def _equal(answers: Sequence[Answers]) -> bool:
 
 @contextmanager
 def _server(workspace: Path, repository: Path) -> Iterator[EmbeddedTriton]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    http, grpc, metrics = (int(one.getsockname()[1]) for one in sockets)
-    for one in sockets:
-        one.close()
-    options = ServerOptions(repository, http_port=http, grpc_port=grpc, metrics_port=metrics)
+    options = ServerOptions.on_free_ports(repository)
     with EmbeddedTriton(find_interpreter(workspace), options, workspace / "build" / "benchmark.log") as server:
         server.wait_ready()
         yield server

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import socket
 import statistics
 import sys
 import tempfile
@@ -81,14 +80,11 @@ def _served(workspace: Path, rounds: int, seconds: float, texts_a_request: int) 
     with tempfile.TemporaryDirectory() as repository:
         for folder in folders:
             (Path(repository) / folder.name).symlink_to(folder.absolute())
-        ports = _ports()
-        options = ServerOptions(
-            repository=Path(repository), http_port=ports[0], grpc_port=ports[1], metrics_port=ports[2]
-        )
+        options = ServerOptions.on_free_ports(Path(repository))
         log = workspace / "build" / "benchmark.log"
         with EmbeddedTriton(find_interpreter(workspace), options, log) as server:
             server.wait_ready(120)
-            with Client(f"grpc://127.0.0.1:{ports[1]}") as client:
+            with Client(options.grpc_url) as client:
                 models = {variant: client.model(served_name(MODEL, variant)) for variant in VARIANTS}
                 vectors = {variant: _vectors(model, texts) for variant, model in models.items()}
                 asked = {
@@ -193,14 +189,6 @@ def _progress(what: str, rounds: int) -> Iterator[int]:
     for number in range(rounds):
         print(f"{what}: round {number + 1} of {rounds}", file=sys.stderr)
         yield number
-
-
-def _ports() -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def _flags() -> dict[str, bool]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.model_selection import train_test_split
 
 from model_build._errors import DataError
 from model_build.config import ExamplesConfig
@@ -68,6 +67,8 @@ def divide(
 
 
 def _divide(part: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
+    from sklearn.model_selection import train_test_split  # takes a second, and only stage data comes here
+
     inputs, labels = part
     try:
         rest, held, rest_labels, held_labels = train_test_split(

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import torch
-from onnxscript import ir
 from torch import nn
 
 from model_build._errors import ExportError
@@ -45,6 +44,8 @@ def export_onnx(
     Raises:
         ExportError: PyTorch cannot export it, or gives something else than was asked for.
     """
+    from onnxscript import ir  # most stages import this module to open a session
+
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -49,6 +49,15 @@ class ServerOptions:
     exit_timeout: int = 30
     arguments: tuple[str, ...] = field(default=())
 
+    @classmethod
+    def on_free_ports(cls, repository: Path, arguments: tuple[str, ...] = ()) -> ServerOptions:
+        """On loopback, at ports that nothing listens on now."""
+        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+        http, grpc, metrics = (int(one.getsockname()[1]) for one in sockets)
+        for one in sockets:
+            one.close()
+        return cls(repository, http_port=http, grpc_port=grpc, metrics_port=metrics, arguments=arguments)
+
     @property
     def http_url(self) -> str:
         """Base URL of the HTTP endpoint."""

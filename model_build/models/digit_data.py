@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from model_build._errors import DataError
 
@@ -55,6 +54,8 @@ def read_examples(path: Path | None) -> DigitExamples:
 
 
 def _scikit_learn() -> DigitExamples:
+    from sklearn.datasets import load_digits  # takes a second, and only stage data comes here
+
     digits = load_digits()
     scans = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # 8x8, 0..16
     resized = [Image.fromarray(scan).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for scan in scans]

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import spearmanr
 
 from model_build import tracking
 from model_build._errors import ConfigurationError, DataError
@@ -179,6 +178,8 @@ class Embedder(Variable[EmbedderConfig]):
 
     def judge(self, files: BuildFiles, answers: Mapping[str, Array], reference: Mapping[str, Array]) -> float:
         """Spearman's correlation of the similarities of all pairs of texts with those that FP32 finds."""
+        from scipy.stats import spearmanr  # takes half a second, and most stages judge nothing
+
         found, expected = (_similarities(vectors["embedding"]) for vectors in (answers, reference))
         correlation = float(spearmanr(found, expected).statistic)
         return correlation if np.isfinite(correlation) else -1.0

@@ -27,11 +27,6 @@ class Graph:
         """Content by target."""
         return {CPU: self.cpu, GPU: self.gpu}
 
-    @property
-    def size(self) -> Mapping[str, int]:
-        """Bytes by target."""
-        return {target: len(content) for target, content in self.forms.items()}
-
 
 Graphs = Mapping[str, Graph]  # by file name
 

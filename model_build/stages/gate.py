@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import platform
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from model_build.precision.variants import CPU, FP16, FP32, GPU, TARGETS, of_bot
 from model_build.precision.verdict import NOT_FOR_TARGET, NOT_MEASURED, PASSES, Examination, Verdict, best
 from model_build.recipe import Array, Recipe, ServedModel, Variable, load_recipe
 from model_build.stages import staging
-from model_build.stages.layout import BuildFiles
+from model_build.stages.layout import STAGED_BASE, BuildFiles
 from model_build.stages.variants import read_variant
 from model_build.triton_config import LABELS_FILE, routed
 
@@ -51,16 +50,17 @@ def run(workspace: Path, config: ModelConfig) -> str:
     with tracking.resumed_run(workspace, config.name, sha256(files.weights)) as mlflow:
         _refuse_below(metrics, config)
         plan = _plan_variants(recipe, files) if isinstance(recipe, Variable) else _plan_alone(recipe, files)
-        for model in plan.groups[staging.BASE]:
+        for model in plan.groups[STAGED_BASE]:
             staging.log_graphs(mlflow, model)
         with staging.Staging(files, recipe, metrics) as stage:
             stage.write(plan.groups, config.name, plan.to_json())
             _ask_server(workspace, recipe, stage.folder, plan)
             stage.write(plan.groups, config.name, plan.to_json())
+            metric = plan.trial.recipe.variant_metric if plan.trial else ""
             for variant, targets in plan.verdicts.items():
                 for one in targets[CPU].examinations:
                     way = one.way.replace(" ", "_")
-                    mlflow.log_metric(f"test_{variant}_{recipe.variant_metric}_{way}", one.metric)  # type: ignore[attr-defined]
+                    mlflow.log_metric(f"test_{variant}_{metric}_{way}", one.metric)
             stage.publish()
     return f"held-out {metrics['metric']} {metrics['value']:.4f} (gate {config.gate.minimum:g}){plan.said}"
 
@@ -100,7 +100,7 @@ class Plan:
 
 
 def _plan_alone(recipe: Recipe[Any], files: BuildFiles) -> Plan:
-    return Plan({staging.BASE: recipe.serve(files)}, {}, {})
+    return Plan({STAGED_BASE: recipe.serve(files)}, {}, {})
 
 
 def _plan_variants(recipe: Variable[Any], files: BuildFiles) -> Plan:
@@ -134,7 +134,7 @@ def _plan_variants(recipe: Variable[Any], files: BuildFiles) -> Plan:
     }
     # The public name promises FP32's answer, within what the variant that gives it may be off.
     base = [*models[FP32], replace(public, atol=loss) if loss else public]
-    return Plan({staging.BASE: base, **groups}, verdicts, chosen, trial)
+    return Plan({STAGED_BASE: base, **groups}, verdicts, chosen, trial)
 
 
 def _verdict(trial: Trial, variant: str, target: str, made: Made) -> Verdict:
@@ -181,17 +181,14 @@ def _refused(trial: Trial, variant: str, losses: Sequence[str], remedy: str, lay
 
 def _ask_server(workspace: Path, recipe: Recipe[Any], repository: Path, plan: Plan) -> None:
     """Serve the staged repository, and ask each variant for all of the recipe's requests."""
-    ports = _free_ports()
-    options = serving.ServerOptions(
-        repository=repository, http_port=ports[0], grpc_port=ports[1], metrics_port=ports[2]
-    )
+    options = serving.ServerOptions.on_free_ports(repository)
     log = workspace / "build" / recipe.config.name / "gate-triton.log"
     try:
         with serving.EmbeddedTriton(serving.find_interpreter(workspace), options, log) as server:
             server.wait_ready(START_TIMEOUT)
             if plan.trial is None:
                 return
-            with slipway_client.Client(f"grpc://127.0.0.1:{ports[1]}", timeout=ANSWER_TIMEOUT) as client:
+            with slipway_client.Client(options.grpc_url, timeout=ANSWER_TIMEOUT) as client:
                 for variant in plan.verdicts:
                     print(f"asking {served_name(recipe.config.name, variant)}", file=sys.stderr, flush=True)
                     examination = _served(plan.trial, client, variant)
@@ -214,14 +211,6 @@ def _served(trial: Trial, client: slipway_client.Client, variant: str) -> Examin
         remedy = "in process it passed: the server runs something else; build it again (`slipway build --force`)"
         raise _refused(trial, variant, losses, remedy, None)
     return examination
-
-
-def _free_ports() -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def _machine() -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+# What the gate stages: served folders by the stage that writes them, and those that are served with any variants.
+STAGED_INDEX, STAGED_BASE = "index.json", "base"
+
 
 @dataclass(frozen=True)
 class BuildFiles:

@@ -9,8 +9,7 @@ from model_build._errors import ConfigurationError, DataError
 from model_build.config import ModelConfig, ServedConfig
 from model_build.files import write_files
 from model_build.precision.variants import VARIANTS
-from model_build.stages import staging
-from model_build.stages.layout import BuildFiles
+from model_build.stages.layout import STAGED_BASE, STAGED_INDEX, BuildFiles
 
 
 def run(workspace: Path, config: ModelConfig, variant: str | None = None) -> str:
@@ -28,7 +27,7 @@ def run(workspace: Path, config: ModelConfig, variant: str | None = None) -> str
             "dvc.yaml in line"
         )
     files = BuildFiles(workspace, config.name)
-    names = _staged(files, variant or staging.BASE)
+    names = _staged(files, variant or STAGED_BASE)
     contents: dict[Path, bytes] = {}
     for name in names:
         source = files.staged / "repository" / name
@@ -42,7 +41,7 @@ def run(workspace: Path, config: ModelConfig, variant: str | None = None) -> str
 
 
 def _staged(files: BuildFiles, stage: str) -> list[str]:
-    path = files.staged / staging.INDEX
+    path = files.staged / STAGED_INDEX
     try:
         names: list[str] = json.loads(path.read_text())[stage]
         return names
