@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
+import onnx
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import np_to_triton_dtype
 
-from model_build._errors import ExportError
-from model_build.config import TritonConfig
+from model_build._errors import ConfigurationError, ExportError
+from model_build.config import ServedConfig, TritonConfig
+from model_build.engine.shapes import WHICH, find_shapes
 from model_build.onnx_export import open_session
 from model_build.precision.variants import CPU, GPU, Graph, file_names, tensorrt_name
 from model_build.recipe import ServedModel
 
 LABELS_FILE = "labels.txt"
 GRAPH_FILE = "model.onnx"  # Triton's own name for it
+ONNX_RUNTIME = "onnxruntime"
+# The one folder that the chart's pods may write to; it is the pod's own, and is there before the server is.
+ENGINE_CACHE = "/tmp"  # noqa: S108
 # Triton takes no model without a version folder, and neither git nor DVC keeps an empty one.
 ENSEMBLE_FILE = {
     "1/ensemble.txt": b"An ensemble has no file of its own; Triton asks for a version folder all the same.\n"
@@ -64,7 +70,7 @@ def graph_model(
     """
     graph = Graph(graph, graph) if isinstance(graph, bytes) else graph
     session = open_session(graph.cpu)
-    gpu, cpu = (pb.ModelConfig(name=name, backend="onnxruntime") for _ in range(2))
+    gpu, cpu = (pb.ModelConfig(name=name, backend=ONNX_RUNTIME) for _ in range(2))
     for message in (gpu, cpu):
         for node in session.get_inputs():
             message.input.add(name=node.name, data_type=_type(node), dims=_dims(node))
@@ -177,6 +183,48 @@ def routed(
         steps[target] = ensemble(name, config, [(model, inputs, outputs)], ENSEMBLE_FILE)
     contents = {**ENSEMBLE_FILE, **files}
     return ServedModel(name, steps[GPU].gpu, steps[CPU].cpu, contents, reference.inputs, reference.outputs)
+
+
+def on_gpu(model: ServedModel, config: ServedConfig) -> Any:
+    """The message of config.pbtxt: `model.gpu`, its graph computed by TensorRT where `triton.gpu_accelerator` says so.
+
+    A model that ONNX Runtime does not serve is as it was. The parameters are those that src/onnxruntime.cc of
+    triton-inference-server/onnxruntime_backend takes, without `precision_mode`: the precision is in the graph, and
+    TensorRT 11 builds what the types of its tensors say.
+    """
+    if config.triton.gpu_accelerator == "none" or model.gpu.backend != ONNX_RUNTIME:
+        return model.gpu
+    graph = model.files[f"1/{model.gpu.default_model_filename or GRAPH_FILE}"]
+    message = pb.ModelConfig()
+    message.CopyFrom(model.gpu)
+    accelerators = message.optimization.execution_accelerators
+    accelerators.gpu_execution_accelerator.add(
+        name=config.triton.gpu_accelerator,
+        parameters={
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": ENGINE_CACHE,
+            # ONNX Runtime names an engine by the graph's structure: with other weights it would take the old engine.
+            "trt_engine_cache_prefix": f"{model.name}-{hashlib.sha256(graph).hexdigest()[:12]}",
+            **_profile(onnx.load_from_string(graph), config),
+        },
+    )
+    return message
+
+
+def _profile(graph: onnx.ModelProto, config: ServedConfig) -> dict[str, str]:
+    """Shapes that one engine is built for when the model is loaded.
+
+    Empty where the graph leaves none open, or one that the configuration says nothing of: ONNX Runtime then builds an
+    engine for what it is asked, and again whenever it is asked for something beyond.
+    """
+    try:
+        shapes = find_shapes(graph, config)
+    except ConfigurationError:
+        return {}
+    separators = set("".join(shapes.inputs)) & set(":,")  # ONNX Runtime, unlike trtexec, knows no quotes
+    if not shapes.dynamic or separators:
+        return {}
+    return {f"trt_profile_{which}_shapes": shapes.argument(which) for which in WHICH}
 
 
 def to_text(message: Any, model: str) -> bytes:

@@ -13,6 +13,8 @@ from model_build._errors import ConfigurationError
 from model_build.precision.variants import VARIANTS
 from model_build.target import TARGET
 
+GPU_ACCELERATORS = ("none", "tensorrt")  # beside ONNX Runtime's own CUDA kernels
+
 
 @dataclass
 class ExportConfig:
@@ -52,6 +54,7 @@ class TritonConfig:
     max_batch_size: int = MISSING
     max_queue_delay_us: int = 0
     gpu_instances: int = 1
+    gpu_accelerator: str = "none"
     cpu_instances: int = 1
     cpu_threads: int = 1
 
@@ -59,6 +62,8 @@ class TritonConfig:
         require(self.max_batch_size >= 1, "triton.max_batch_size", self.max_batch_size, "1 or more")
         require(self.max_queue_delay_us >= 0, "triton.max_queue_delay_us", self.max_queue_delay_us, "0 or more")
         require(self.gpu_instances >= 1, "triton.gpu_instances", self.gpu_instances, "1 or more")
+        known = self.gpu_accelerator in GPU_ACCELERATORS
+        require(known, "triton.gpu_accelerator", self.gpu_accelerator, " or ".join(GPU_ACCELERATORS))
         require(self.cpu_instances >= 1, "triton.cpu_instances", self.cpu_instances, "1 or more")
         require(self.cpu_threads >= 0, "triton.cpu_threads", self.cpu_threads, "0 (all cores) or more")
 

@@ -19,13 +19,11 @@ from model_build.config import ServedConfig
 from model_build.files import write_files
 from model_build.provenance import Commit, tool_versions
 from model_build.recipe import Array, Recipe, ServedModel
-from model_build.stages.layout import BuildFiles
+from model_build.stages.layout import STAGED_INDEX, BuildFiles
 from model_build.target import TARGET
-from model_build.triton_config import to_text
+from model_build.triton_config import on_gpu, to_text
 
 SCHEMA_VERSION = 3
-BASE = "base"  # what is served whichever variants there are
-INDEX = "index.json"  # served folders by the stage that writes them
 
 
 class Staging:
@@ -66,7 +64,7 @@ class Staging:
     def publish(self) -> None:
         """Put it in place of what was staged before."""
         index = {stage: [model.name for model in group] for stage, group in self._groups.items()}
-        write_files({self._temporary / INDEX: json.dumps(index, indent=2).encode() + b"\n"})
+        write_files({self._temporary / STAGED_INDEX: json.dumps(index, indent=2).encode() + b"\n"})
         shutil.rmtree(self._files.staged, ignore_errors=True)
         self._temporary.rename(self._files.staged)
 
@@ -75,7 +73,7 @@ def _folder(model: ServedModel, config: ServedConfig) -> dict[str, bytes]:
     """Every file of one served model but its manifest."""
     request, response = golden(model, model.atol or config.gate.golden_atol)
     return {
-        "config.pbtxt": to_text(model.gpu, config.name),
+        "config.pbtxt": to_text(on_gpu(model, config), config.name),
         "configs/cpu.pbtxt": to_text(model.cpu, config.name),
         "golden/request.json": request,
         "golden/response.json": response,

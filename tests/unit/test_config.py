@@ -53,6 +53,11 @@ def test_an_unknown_model_is_refused_with_the_names_there_are(workspace: Path) -
         ("parity_atol: 0.00001", "parity_atol: 0", "export.parity_atol is 0.0: expected more than 0"),
         ("max_batch_size: 32", "max_batch_size: 0", "triton.max_batch_size is 0: expected 1 or more"),
         ("cpu_threads: 1", "cpu_threads: -1", r"triton.cpu_threads is -1: expected 0 \(all cores\) or more"),
+        (
+            "gpu_accelerator: none",
+            "gpu_accelerator: trt",
+            "triton.gpu_accelerator is trt: expected none or tensorrt",
+        ),
         ("test_fraction: 0.2", "test_fraction: 0.9", "less than 1"),
         ("variants: [fp16, int8]", "variants: [fp8]", r"precision.variants is \['fp8'\]: expected some of \['fp16'"),
         ("variants: [fp16, int8]", "variants: [int8, int8]", "expected some of .*, each once"),
@@ -136,7 +141,9 @@ def test_a_configuration_says_every_setting_of_its_kind_itself(model: str) -> No
     settings = OmegaConf.to_container(OmegaConf.load(ROOT / "model_build" / "conf" / f"{model}.yaml"))
     assert isinstance(settings, dict)
     config = load_config(ROOT, model)
-    idle = {"precision.fp16.smoothing"}  # it makes room for integers
+    idle = {
+        "precision.fp16.smoothing",  # it makes room for integers
+    }
     if not isinstance(load_export_recipe(config), Variable):  # it is served in one precision: there is nothing to set
         idle |= {key for key in to_flat(config) if key.startswith("precision.")}
     assert set(to_flat(config)) - idle == set(written_keys(settings)) - {"defaults"}
