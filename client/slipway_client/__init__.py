@@ -1,5 +1,6 @@
 """Typed Python client for Triton Inference Server."""
 
+from slipway_client._answers import answer_texts, classify
 from slipway_client._client import Client, Model, check_inputs, parse_url
 from slipway_client._errors import (
     ConnectError,
@@ -10,6 +11,7 @@ from slipway_client._errors import (
     TritonError,
 )
 from slipway_client._images import read_example, read_image
+from slipway_client._latency import Latency, ServerTime, measure_latency
 from slipway_client._texts import ask_texts, read_texts
 from slipway_client._transport import Transport
 from slipway_client._types import DTYPES, ModelSpec, Result, TensorSpec
@@ -20,16 +22,21 @@ __all__ = [
     "ConnectError",
     "DeadlineExceeded",
     "InvalidInput",
+    "Latency",
     "Model",
     "ModelNotFound",
     "ModelSpec",
     "Result",
     "ServerError",
+    "ServerTime",
     "TensorSpec",
     "Transport",
     "TritonError",
+    "answer_texts",
     "ask_texts",
     "check_inputs",
+    "classify",
+    "measure_latency",
     "parse_url",
     "read_example",
     "read_image",
