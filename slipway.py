@@ -1,25 +1,26 @@
 """The command `slipway`: it parses, calls, and turns every error into one line and an exit code.
 
-Exit codes: 0 done; 1 failed, the line on stderr says why; 2 wrong usage; 3 the accuracy gate refused the model;
-130 interrupted.
+Exit codes: 0 done; 1 failed, the line on stderr says why; 2 wrong usage; 3 refused: the model lost accuracy, or a plan
+is in another precision; 4 this machine lacks what is needed; 5 no GPU is here; 130 interrupted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-import math
 import signal
 import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.status import Status
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+Number = TypeVar("Number", int, float)
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -82,6 +84,38 @@ def workspace() -> Path:
     )
 
 
+def _table(rows: Sequence[Sequence[str]], header: bool = True) -> Table:
+    """Rows as a table, the first of them its header."""
+    first, *lines = rows if header else [[""] * len(rows[0]), *rows]
+    columns = [Column(name, overflow="fold") for name in first]
+    columns[0].min_width = min(24, max(len(row[0]) for row in rows))  # of names, that a narrow terminal would cut up
+    table = Table(*columns, box=None, pad_edge=False, show_header=header)
+    for line in lines:
+        table.add_row(*map(Text, line))
+    return table
+
+
+def _whole_numbers(given: str, option: str) -> tuple[int, ...]:
+    """What was given as 1,8,32."""
+    try:
+        return tuple(int(one) for one in given.split(","))
+    except ValueError as error:
+        raise Failure(f"{option} {given}: expected whole numbers separated by commas", 2) from error
+
+
+def _pairs(given: list[str] | None, option: str, kind: type[Number]) -> dict[str, Number]:
+    """What was given as NAME=VALUE."""
+    found = {}
+    for one in given or []:
+        name, _, value = one.partition("=")
+        try:
+            found[name] = kind(value)
+        except ValueError as error:
+            expected = "a whole number" if kind is int else "a number"
+            raise Failure(f"{option} {one}: expected NAME=VALUE with {expected}", 2) from error
+    return found
+
+
 @app.command()
 def build(
     model: Annotated[str, typer.Argument(help="Name of a configuration in model_build/conf/.")],
@@ -130,17 +164,219 @@ def variants(
         if as_json:
             typer.echo(json.dumps(found, indent=2))
             return
-        header, *lines = rows(found)
-        table = Table(*header, box=None, pad_edge=False)
-        for line in lines:
-            table.add_row(*map(Text, line))
-        out.print(table)
+        out.print(_table(rows(found)))
         out.print("\n".join(notes(found)))
 
 
 @app.command()
+def roofline(
+    model: Annotated[str, typer.Argument(help="Name of a built model.")],
+    device: Annotated[
+        str, typer.Option(help="t4, a10g, l4, a100, h100, h200, rtx3070ti, rtx4090, or cpu: this machine.")
+    ],
+    batch: Annotated[str, typer.Option(help="Batches, separated by commas.")] = "1,8,32",
+    shape: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=N", help="Size of another free dimension, again for each.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, tf32, fp16 or int8.")] = "fp32",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime, where this machine is measured.")] = 1,
+    flops: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OPERATOR=N", help="FLOPs for each output element of an operator without a formula."),
+    ] = None,
+    layers: Annotated[int, typer.Option(min=0, help="Print this many layers, those that take longest.")] = 15,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the plots to this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every layer as JSON.")] = False,
+) -> None:
+    """Print FLOPs, bytes and arithmetic intensity of each layer, what bounds it on a device, and the best batch."""
+    with one_line_errors():
+        sys.path.insert(0, str(root := workspace()))
+        from model_build import BuildError
+        from model_build.files import write_file
+        from model_build.roofline import report
+        from model_build.roofline.analysis import Question, analyse
+
+        try:
+            sizes, known = _pairs(shape, "--shape", int), _pairs(flops, "--flops", float)
+            question = Question(device, _whole_numbers(batch, "--batch"), sizes, precision, threads, known)
+            with err.status("Reading the graphs") as status:
+                found = analyse(root, model, question, status.update)
+            if html is not None:
+                write_file(html, report.page(found).encode())
+        except (BuildError, OSError) as error:
+            raise Failure(str(error)) from error
+        if as_json:
+            typer.echo(json.dumps(report.to_json(found), indent=2))
+            return
+        first = found.batches[0]
+        out.print(_table(report.about(found), header=False))
+        for rows in (report.batch_rows(found), report.operator_rows(first), report.layer_rows(first, layers)):
+            out.print()
+            out.print(_table(rows))
+        out.print()
+        out.print(report.verdict(found))
+        if html is not None:
+            out.print(f"written: {html}")
+
+
+@app.command()
+def report(
+    model: Annotated[str, typer.Argument(help="Name of a built model.")],
+    device: Annotated[
+        list[str] | None, typer.Option(help="A card to predict for beside this machine, again for each.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="In which the cards are predicted: fp32, tf32, fp16 or int8.")
+    ] = "fp16",
+    batch: Annotated[str, typer.Option(help="Batches of the roofline, separated by commas.")] = "1,8,32",
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=N", help="Size of another free dimension; 32 where it is not given."),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="http://host:port of a server to time; without it, an embedded one is started.")
+    ] = None,
+) -> None:
+    """Write build/MODEL/report.html: what was built of what, variants, curves, latency by stage, roofline, samples."""
+    with one_line_errors():
+        sys.path.insert(0, str(root := workspace()))
+        import slipway_client
+
+        import serving
+        from model_build import BuildError, report
+        from model_build.roofline.analysis import Question, analyse, free_sizes
+
+        try:
+            inputs = report.golden_inputs(root, model)
+            sizes = free_sizes(root, model) | _pairs(shape, "--shape", int)
+            here, *cards = (
+                Question(one, _whole_numbers(batch, "--batch"), sizes, precision if index else "fp32")
+                for index, one in enumerate(["cpu", *(device or [])])
+            )
+            with err.status("Triton is loading") as status, contextlib.ExitStack() as stack:
+                if url is None:
+                    url = stack.enter_context(_serving(root, report.served_folders(root, model)))
+                status.update("Timing requests")
+                latency = slipway_client.measure_latency(url, model, inputs)
+            with err.status("Analysing") as status:
+                measured = analyse(root, model, here, status.update)
+                predicted = [analyse(root, model, card, status.update) for card in cards]
+            path = report.write_report(root, model, dataclasses.asdict(latency), measured, predicted)
+        except (BuildError, serving.ServingError, slipway_client.TritonError, OSError) as error:
+            raise Failure(str(error)) from error
+        out.print(f"written: {path}")
+
+
+@contextlib.contextmanager
+def _serving(root: Path, folders: Sequence[Path]) -> Iterator[str]:
+    """The URL of an embedded Triton that serves these folders of a model repository."""
+    import serving
+
+    with tempfile.TemporaryDirectory() as repository:
+        for folder in folders:
+            (Path(repository) / folder.name).symlink_to(folder)
+        options = serving.ServerOptions.on_free_ports(Path(repository))
+        with serving.EmbeddedTriton(
+            serving.find_interpreter(root), options, root / "build" / "triton-report.log"
+        ) as one:
+            one.wait_ready()
+            yield options.http_url
+
+
+@app.command()
+def engine(
+    model: Annotated[str, typer.Argument(help="Name of a built model.")],
+    variant: Annotated[
+        str | None, typer.Option(help="fp32, fp16 or int8; without it, what the gate routes a GPU to.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=MIN:OPT:MAX", help="Sizes of a dynamic dimension, again for each: batch=1:8:32"),
+    ] = None,
+    level: Annotated[int, typer.Option(help="How long TensorRT looks for faster kernels, 0 to 5.")] = 3,
+    memory: Annotated[
+        int | None, typer.Option(metavar="MIB", help="GPU memory that a layer may use; without it, all of it.")
+    ] = None,
+    trtexec: Annotated[
+        str | None,
+        typer.Option(metavar="COMMAND", help="How trtexec is called, `docker run ...` too.", envvar="SLIPWAY_TRTEXEC"),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print the command, and why each flag is there or absent; build nothing.")
+    ] = False,
+) -> None:
+    """Build a TensorRT plan of a variant on this machine's GPU, time it, and refuse one in another precision."""
+    with one_line_errors():
+        sys.path.insert(0, str(root := workspace()))
+        from model_build import BuildError
+        from model_build import engine as engines
+
+        try:
+            for source in engines.find_sources(root, model, variant):
+                spec = engines.Spec.of(source, shape or (), level, memory)
+                if explain:
+                    why = engines.explain(root, spec, trtexec_command=trtexec)
+                    out.print("\n".join([why.command, "", *why.notes, ""]), markup=False)
+                    out.print(_table(why.rows))
+                    continue
+                with err.status(f"Building {source.served}") as status:
+
+                    def tell(line: str, status: Status = status) -> None:
+                        status.update(Text(line[:100]))
+
+                    built = engines.build_engine(root, spec, trtexec_command=trtexec, status=tell)
+                out.print(str(built), markup=False)
+        except (BuildError, OSError) as error:
+            raise Failure(str(error), getattr(error, "code", 1)) from error
+
+
+@app.command()
+def doctor(
+    gpu: Annotated[
+        bool | None,
+        typer.Option("--gpu/--no-gpu", help="Whether a GPU is to serve; without either, one that is there has to fit."),
+    ] = None,
+    repository: Annotated[
+        Path | None, typer.Option(help="Model repository; without it, the workspace's model_repository/.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address that would be listened on.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
+    metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = 8002,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Say what this machine has and what it lacks: GPU, driver, processor, disk, shared memory, ports."""
+    with one_line_errors():
+        from serving import ServerOptions
+        from serving.preflight import examine
+
+        root = workspace()
+        options = ServerOptions(
+            repository=repository or root / "model_repository",
+            host=host,
+            http_port=http_port,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+        )
+        try:
+            report = examine(root, options, gpu)
+        except OSError as error:
+            raise Failure(str(error)) from error
+        if as_json:
+            typer.echo(json.dumps(report.as_json(), indent=2))
+        else:
+            out.print(_table(report.rows()))
+            out.print("\n".join(report.notes()), markup=False)
+        if not report:
+            missing = ", ".join(check.name for check in report.problems)
+            raise Failure(f"this machine lacks what is needed: {missing}", 4)
+
+
+@app.command()
 def serve(
-    repository: Annotated[Path | None, typer.Option(help="Model repository [default: model_repository/]")] = None,
+    repository: Annotated[
+        Path | None, typer.Option(help="Model repository; without it, the workspace's model_repository/.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
@@ -195,7 +431,7 @@ def _print_endpoints(server: Any) -> None:
 
 @app.command()
 def push(
-    remote: Annotated[str | None, typer.Option(help="Name of a DVC remote [default: DVC's default remote]")] = None,
+    remote: Annotated[str | None, typer.Option(help="Name of a DVC remote; without it, DVC's default remote.")] = None,
 ) -> None:
     """Send the weights that dvc.lock names to the DVC remote, from which the cluster pulls them."""
     with one_line_errors():
@@ -255,14 +491,20 @@ def predict(
             where = f"local:{workspace() / 'model_repository'}" if local else url
             with slipway_client.Client(where, timeout=timeout) as client:
                 asked = client.model(model)
-                ask = _answer_texts if asked.spec.takes_text else _classify
-                rows, table = ask(asked, inputs or [], file)
+                if asked.spec.takes_text:
+                    texts = [*(inputs or []), *(slipway_client.read_texts(file) if file else [])]
+                    rows, table = slipway_client.answer_texts(asked, texts)
+                elif file is not None:
+                    takes = f"model '{model}' takes {asked.spec.inputs[0]}"
+                    raise Failure(f"--file holds texts, and {takes}: pass image or .npy files", 2)
+                else:
+                    rows, table = slipway_client.classify(asked, [Path(one) for one in inputs or []], _labels(model))
         except slipway_client.TritonError as error:
             raise Failure(str(error)) from error
         if as_json:
             typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))  # Rich takes 10 s for 1,000 embeddings
         else:
-            out.print(table)
+            out.print(_table(table))
 
 
 def _labels(model: str) -> list[str]:
@@ -270,62 +512,6 @@ def _labels(model: str) -> list[str]:
     with contextlib.suppress(Failure, FileNotFoundError):
         return (workspace() / "model_repository" / model / "labels.txt").read_text().splitlines()
     return []
-
-
-def _classify(model: Any, files: list[str], texts: Path | None) -> tuple[list[dict[str, Any]], Table]:
-    """Each file's most probable class; every file is read before the first is sent."""
-    import slipway_client
-
-    (tensor, *others), output, labels = model.spec.inputs, model.spec.outputs[0], _labels(model.name)
-    if texts is not None:
-        raise Failure(f"--file holds texts, and model '{model.name}' takes {tensor}: pass image or .npy files", 2)
-    if others or len(output.shape) > 2 or not output.datatype.startswith("FP"):
-        raise Failure(f"model '{model.name}' is no classifier of one array or one text: ask it from Python")
-    examples = [slipway_client.read_example(Path(path), tensor) for path in files]
-    rows, table = [], Table(Column("file", overflow="fold"), "class", "probability", box=None, pad_edge=False)
-    for path, example in zip(files, examples, strict=True):
-        answer = model.infer({tensor.name: example})
-        probabilities = answer[output.name].ravel()
-        index = int(probabilities.argmax())
-        label, probability = labels[index] if index < len(labels) else str(index), float(probabilities[index])
-        version = {"model": answer.model_name, "version": answer.model_version}
-        rows.append({"file": path, "class": label, "probability": probability, **version})
-        table.add_row(Text(path), label, f"{probability:.4f}")
-    return rows, table
-
-
-def _answer_texts(model: Any, texts: list[str], file: Path | None) -> tuple[list[dict[str, Any]], Table]:
-    """Each text's outputs; of a vector the table shows its dimension and how near it is to the first text's."""
-    import slipway_client
-
-    texts = [*texts, *(slipway_client.read_texts(file) if file else [])]
-    answers = list(slipway_client.ask_texts(model, texts))
-    rows, table = [], Table(Column("text", overflow="fold"), box=None, pad_edge=False)
-    for name, array in answers[0].items():
-        vector = array.dtype.kind == "f" and array.size > 1
-        for header in ("dimension", "cosine similarity to the first text") if vector else (name,):
-            table.add_column(header, overflow="fold")
-    for text, answer in zip(texts, answers, strict=True):
-        values = {name: _value(array) for name, array in answer.items()}
-        rows.append({"text": text, **values, "model": answer.model_name, "version": answer.model_version})
-        cells = [cell for name in answer for cell in _cells(answer[name], answers[0][name])]
-        table.add_row(Text(text), *map(Text, cells))
-    return rows, table
-
-
-def _value(array: Any) -> Any:
-    """One text's output for JSON: text for BYTES, the bare value where there is one, lists otherwise."""
-    values = array.tolist() if array.dtype != object else [one.decode(errors="backslashreplace") for one in array.flat]
-    return values[0] if array.shape == (1,) else values
-
-
-def _cells(array: Any, first: Any) -> list[str]:
-    """One text's output for the table."""
-    if array.dtype.kind != "f" or array.size == 1:
-        return [str(_value(array))]
-    left, right = array.ravel().astype(float), first.ravel().astype(float)
-    length = math.sqrt((left @ left) * (right @ right)) if left.shape == right.shape else 0.0
-    return [" x ".join(map(str, array.shape)), f"{left @ right / length:.4f}" if length else "undefined"]
 
 
 if __name__ == "__main__":

@@ -62,7 +62,16 @@ def test_files_that_the_readme_and_the_docs_link_to_exist() -> None:
 
 
 def test_outside_of_a_workspace_each_command_says_where_to_go(tmp_path: Path) -> None:
-    commands = ("build digits", "variants digits", "serve", "predict digits x.png --local")
+    commands = (
+        "build digits",
+        "variants digits",
+        "serve",
+        "predict digits x.png --local",
+        "roofline digits --device t4",
+        "report digits",
+        "engine digits",
+        "doctor",
+    )
     for arguments in (command.split() for command in commands):
         result = slipway(tmp_path, *arguments)
         assert result.returncode == 1
