@@ -185,7 +185,7 @@ def roofline(
         typer.Option(metavar="OPERATOR=N", help="FLOPs for each output element of an operator without a formula."),
     ] = None,
     layers: Annotated[int, typer.Option(min=0, help="Print this many layers, those that take longest.")] = 15,
-    html: Annotated[Path | None, typer.Option(help="Write a page with the plots to this file.")] = None,
+    html: Annotated[bool, typer.Option("--html", help="Also write a page with the plots into build/MODEL/.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print every layer as JSON.")] = False,
 ) -> None:
     """Print FLOPs, bytes and arithmetic intensity of each layer, what bounds it on a device, and the best batch."""
@@ -201,8 +201,9 @@ def roofline(
             question = Question(device, _whole_numbers(batch, "--batch"), sizes, precision, threads, known)
             with err.status("Reading the graphs") as status:
                 found = analyse(root, model, question, status.update)
-            if html is not None:
-                write_file(html, report.page(found).encode())
+            page = root / "build" / model / f"roofline-{found.device.key}-{precision}.html"
+            if html:
+                write_file(page, report.page(found).encode())
         except (BuildError, OSError) as error:
             raise Failure(str(error)) from error
         if as_json:
@@ -215,8 +216,8 @@ def roofline(
             out.print(_table(rows))
         out.print()
         out.print(report.verdict(found))
-        if html is not None:
-            out.print(f"written: {html}")
+        if html:
+            out.print(f"written: {page}")
 
 
 @app.command()

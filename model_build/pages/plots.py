@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from matplotlib.figure import Figure
 
 from model_build.roofline.devices import Device
 from model_build.roofline.prediction import COMPUTE, MEMORY, Predicted
+
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # which fonts it looked for is nobody's business
 
 # Colours that stand for the page's own, which are put in once the SVG is written.
 TEXT, MUTED, GRID = "#010203", "#040506", "#070809"

@@ -110,7 +110,8 @@ def golden_inputs(workspace: Path, model: str) -> dict[str, npt.NDArray[Any]]:
 def _require_served(workspace: Path, model: str) -> None:
     if not isinstance(load_config(workspace, model), ServedConfig):
         raise ConfigurationError(
-            f"model '{model}' is exported to be analysed and never served: `slipway roofline {model} --html FILE`"
+            f"model '{model}' is exported to be analysed and never served: "
+            f"`slipway roofline {model} --device cpu --html`"
         )
 
 

@@ -133,7 +133,7 @@ def test_what_cannot_be_timed_is_one_sentence(server: EmbeddedTriton) -> None:
         (
             "alexnet_224",
             "model 'alexnet_224' is exported to be analysed and never served: "
-            "`slipway roofline alexnet_224 --html FILE`",
+            "`slipway roofline alexnet_224 --device cpu --html`",
         ),
     ],
 )

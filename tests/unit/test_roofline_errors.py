@@ -186,12 +186,13 @@ def test_an_option_that_is_not_understood_is_a_usage_error(option: tuple[str, st
 
 
 def test_the_command_prints_tables_json_and_a_page(built: Path) -> None:
-    result = slipway(built, "roofline", "digits", "--device", "rtx-4090", "--batch", "1,4", "--html", "page.html")
+    result = slipway(built, "roofline", "digits", "--device", "rtx-4090", "--batch", "1,4", "--html")
     assert result.returncode == 0, result.stderr
     assert "NVIDIA GeForce RTX 4090" in result.stdout
     assert "Gemm+Relu" in result.stdout
-    assert result.stdout.rstrip().endswith("written: page.html")
-    assert (built / "page.html").read_text().startswith("<!doctype html>")
+    page = built / "build" / "digits" / "roofline-rtx4090-fp32.html"
+    assert result.stdout.rstrip().endswith(f"written: {page}")
+    assert page.read_text().startswith("<!doctype html>")
     as_json = slipway(built, "roofline", "digits", "--device", "a100", "--batch", "4", "--json")
     found = json.loads(as_json.stdout)
     assert found["device"]["key"] == "a100"
