@@ -14,6 +14,8 @@ from model_build.report import golden_inputs
 from serving import EmbeddedTriton
 from tests.support import FAST, error_lines, free_ports, slipway
 
+pytestmark = pytest.mark.timeout(1200)  # whichever comes first builds all four
+
 STAGES = ["client send", "network and server", "queue", "input", "infer", "output", "client receive"]
 
 
