@@ -110,7 +110,7 @@ def bars(shares: Mapping[str, float], unit: str) -> Markup:
         axes, done = it
         names = list(shares)[::-1]
         drawn = axes.barh(names, [shares[name] for name in names], color=SERIES[0], height=0.62)
-        axes.bar_label(drawn, [f" {_amount(shares[name])} {unit}" for name in names], fontsize=8, color=TEXT)
+        axes.bar_label(drawn, [f" {_amount(shares[name])} {unit}" for name in names], fontsize=8, color=TEXT, padding=2)
         axes.set(xlabel=unit)
         axes.margins(x=0.22)
         axes.grid(visible=False, axis="y")
