@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ import numpy.typing as npt
 
 from model_build._errors import ConfigurationError, DataError
 from model_build.config import ServedConfig, load_config
+from model_build.engine import EngineError
+from model_build.engine.tools import find_gpu
 from model_build.roofline.analysis import cpu_name
 from model_build.stages.layout import BuildFiles
 
@@ -115,7 +116,7 @@ def _require_served(workspace: Path, model: str) -> None:
         )
 
 
-def machine() -> list[tuple[str, str]]:
+def machine(model: str) -> list[tuple[str, str]]:
     """Where this was measured."""
     system = platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
     memory = next(
@@ -126,7 +127,7 @@ def machine() -> list[tuple[str, str]]:
         ("system", f"{system}, Linux {platform.release()}, {platform.machine()}"),
         ("processor", f"{cpu_name()}, {len(_processors())} processors"),
         ("memory", f"{memory / 2**30:.1f} GiB"),
-        ("GPU", _gpu()),
+        ("GPU", _gpu(model)),
     ]
 
 
@@ -134,15 +135,14 @@ def _processors() -> set[int]:
     return os.sched_getaffinity(0)
 
 
-def _gpu() -> str:
+def _gpu(model: str) -> str:
     if shutil.which("nvidia-smi") is None:
         return "none"
-    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown: nvidia-smi fails (`slipway doctor` says why)"
-    return "; ".join(answer.splitlines()) or "none"
+        gpu = find_gpu(model)
+    except EngineError:
+        return "unknown (`slipway doctor` says why)"
+    return f"{gpu.name}, compute capability {gpu.capability}, driver {gpu.driver}"
 
 
 def _absent(files: BuildFiles) -> Any:

@@ -48,7 +48,7 @@ def _page(facts: Facts, latency: Mapping[str, Any] | None, here: Roofline, cards
         title=f"{facts.files.model}: what was built",
         summary=_summary(facts),
         built=_built(facts),
-        machine=machine(),
+        machine=machine(facts.files.model),
         variants=rows(found) if found else None,
         why=notes(found) if found else [],
         curves=[

@@ -59,6 +59,10 @@ class Question:
             raise ConfigurationError(
                 f"device '{CPU}' is measured in {FP32} only: `slipway variants MODEL` shows how fast the others are"
             )
+        if not self.here and self.precision not in (card := find_device(self.device)).peaks:
+            raise ConfigurationError(
+                f"{card.name} has no {self.precision.upper()}: expected one of {', '.join(card.peaks)}"
+            )
         if wrong := [one for one in (*self.batches, *self.shapes.values(), self.threads) if one < 1]:
             raise ConfigurationError(f"a size of {wrong[0]}: expected batches, shapes and threads of 1 or more")
         if strange := [name for name, count in self.flops.items() if not 0 <= count < math.inf]:
@@ -117,10 +121,6 @@ def analyse(workspace: Path, model: str, question: Question, progress: Progress 
     files = BuildFiles(workspace, model)
     paths = graph_files(files)
     device = None if question.here else find_device(question.device)
-    if device is not None and question.precision not in device.peaks:
-        raise ConfigurationError(
-            f"{device.name} has no {question.precision.upper()}: expected one of {', '.join(device.peaks)}"
-        )
     _check_sizes(model, paths, question)
     kept = _kept(files, question.precision)
     found: list[tuple[int, list[Layer], list[float], float, float]] = []

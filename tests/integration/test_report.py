@@ -145,6 +145,14 @@ def test_a_model_that_has_no_report_says_what_to_run(workspace: Path, model: str
     assert error_lines(result) == [f"error: {says.format(workspace)}"]
 
 
+def test_a_device_that_is_unknown_is_said_before_anything_is_served(workspace: Path) -> None:
+    result = slipway(workspace, "report", "digits", "--device", "gtx")
+    assert result.returncode == 1
+    (line,) = error_lines(result)
+    assert line.startswith("error: device 'gtx' is unknown: expected one of t4,")
+    assert not (workspace / "build" / "triton-report.log").exists()
+
+
 def test_a_report_asks_a_server_that_runs_already(server: EmbeddedTriton, workspace: Path) -> None:
     result = slipway(workspace, "report", "digits", "--url", server.options.http_url, "--batch", "1")
     assert result.returncode == 0, result.stderr
