@@ -13,11 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dvc.dvcfile import LOCK_FILE, Lockfile
 from dvc.exceptions import DvcException, ReproductionError
 from dvc.repo import Repo
 from dvc.rwlock import RWLockFileCorruptedError
 from dvc.stage.exceptions import StageCmdFailedError
 from dvc.utils.hydra import apply_overrides
+from dvc.utils.serialize import ParseError
+from dvc.utils.strictyaml import YAMLValidationError
 from ruamel.yaml import YAML
 
 from model_build._errors import BuildError, ConfigurationError, DataError
@@ -29,6 +32,7 @@ from model_build.stages.layout import BuildFiles
 
 FIRST_STAGE, LAST_STAGE = "data", "repository"
 PIPELINE = "dvc.yaml"
+NO_LOCK = b"schema: '2.0'\n"
 
 
 class StageFailed(BuildError):
@@ -61,9 +65,11 @@ def build(workspace: Path, model: str, overrides: Sequence[str] = (), force: boo
     try:
         try:
             return _reproduce(workspace, model, force)
-        except RWLockFileCorruptedError:
-            # Raised while DVC's own guard is held: a DVC that was killed left its list of locks cut off.
-            (workspace / ".dvc" / "tmp" / "rwlock").unlink()
+        except ReproductionError as error:
+            if not isinstance(error.__cause__, RWLockFileCorruptedError):
+                raise
+            # Read while DVC's own guard is held: a DVC that was killed left its list of locks cut off.
+            (workspace / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
             return _reproduce(workspace, model, force)
     except ReproductionError as error:
         cause = error.__cause__
@@ -97,6 +103,7 @@ def override(workspace: Path, model: str, overrides: Sequence[str]) -> None:
 def _reproduce(workspace: Path, model: str, force: bool) -> list[str]:
     _bring_in_line(workspace, model)
     with Repo(str(workspace)) as repo:
+        _mend_lock(repo)
         stages = _stages(repo, model)
         ran = []
         if not force and _data_changed(workspace, model):
@@ -108,6 +115,24 @@ def _reproduce(workspace: Path, model: str, force: bool) -> list[str]:
         ran += repo.reproduce(targets=stages, force=force, single_item=True)
         _forget_dropped(workspace, model, stages)
         return [str(stage.addressing) for stage in ran]
+
+
+def _mend_lock(repo: Repo) -> None:
+    """Keep a copy of dvc.lock, and put it back where a DVC that was killed left the file cut off: it writes in place.
+
+    What was built since then runs again, or comes out of DVC's cache of runs.
+
+    Raises:
+        BuildError: the file is cut off and there is no copy yet.
+    """
+    lock, kept = Path(repo.root_dir) / LOCK_FILE, Path(str(repo.tmp_dir)) / f"{LOCK_FILE}.whole"
+    try:
+        Lockfile(repo, str(lock)).load()
+        write_file(kept, lock.read_bytes() if lock.is_file() else NO_LOCK)
+    except (ParseError, YAMLValidationError) as error:
+        if not kept.is_file():
+            raise BuildError(f"{lock} is no lock file that DVC can read: `git checkout {LOCK_FILE}`") from error
+        write_file(lock, kept.read_bytes())
 
 
 def _stages(repo: Repo, model: str) -> list[str]:

@@ -295,6 +295,39 @@ def test_a_build_killed_in_any_stage_changes_nothing_served_and_ends_the_same_wh
     assert list((workspace / "build" / "digits").glob(".staged.*")) == []
 
 
+def test_a_list_of_locks_that_a_killed_dvc_left_cut_off_is_made_anew(workspace: Path) -> None:
+    (workspace / ".dvc" / "tmp" / "rwlock").write_text("")
+    assert ran(slipway(workspace, "build", "digits", "gate.golden_atol=0.0002")) == PASSED
+
+
+@pytest.mark.parametrize("left", [10, -5])
+def test_a_lock_file_that_a_killed_dvc_left_cut_off_is_the_one_of_the_build_before(workspace: Path, left: int) -> None:
+    whole = (workspace / "dvc.lock").read_bytes()
+    assert ran(slipway(workspace, "build", "digits")) == []
+    (workspace / "dvc.lock").write_bytes(whole[:left])
+    assert ran(slipway(workspace, "build", "digits")) == []
+    assert (workspace / "dvc.lock").read_bytes() == whole
+
+
+def test_a_lock_file_cut_off_in_the_first_build_is_begun_again_out_of_the_cache(workspace: Path) -> None:
+    whole = (workspace / "dvc.lock").read_bytes()
+    (workspace / "dvc.lock").write_bytes(b"")
+    result = slipway(workspace, "build", "digits")
+    assert ran(result) == STAGES
+    assert "Stage 'train@digits' is cached" in result.stdout
+    assert yaml.safe_load((workspace / "dvc.lock").read_text()) == yaml.safe_load(whole)
+
+
+def test_a_lock_file_that_no_build_has_seen_whole_is_one_line_that_says_what_to_do(workspace: Path) -> None:
+    (workspace / "dvc.lock").write_text("stages: {")
+    (workspace / ".dvc" / "tmp" / "dvc.lock.whole").unlink()
+    result = slipway(workspace, "build", "digits")
+    assert result.returncode == 1
+    (line,) = error_lines(result)
+    assert line.endswith("dvc.lock is no lock file that DVC can read: `git checkout dvc.lock`")
+    assert (workspace / "dvc.lock").read_text() == "stages: {"
+
+
 def forget(workspace: Path, stage: str) -> None:
     """Let DVC not know that the stage has run: the next build begins with it."""
     lock = workspace / "dvc.lock"
