@@ -55,7 +55,7 @@ class Client(ABC):
 
 
 class InServer(Client):
-    """One request a text: `translator` decodes."""
+    """One request a text: `translator_fp32` decodes."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -65,7 +65,7 @@ class InServer(Client):
     def translate(self, text: str) -> Translation:
         """Ask once."""
         self._input.set_data_from_numpy(np.array([[text.encode()]], np.object_))
-        answer = self._triton.infer("translator", [self._input], outputs=self._outputs)
+        answer = self._triton.infer("translator_fp32", [self._input], outputs=self._outputs)
         return Translation(answer.as_numpy("translation")[0, 0].decode(), int(answer.as_numpy("tokens")[0, 0]))
 
 

@@ -1,6 +1,6 @@
 """The model repository of decode.py: the translator as it was built, and what two clients decode with from outside.
 
-`translator` is copied. `encoder` and `decoder_prefix` are exported from the same weights; `encoder_cache` and
+`translator_fp32` is copied. `encoder` and `decoder_prefix` are exported from the same weights; `encoder_cache` and
 `decoder_cache` are the translator's own two graphs. Each of the four is a plain ONNX model with the translator's
 instances and threads, and with dynamic batching that waits for nobody: a closed loop that asks once for each token
 gains nothing from a queue delay.
@@ -45,6 +45,7 @@ from model_build.triton_config import graph_model, to_text
 from serving import ServingError
 
 MODEL = "translator"
+SERVED = "translator_fp32"  # both clients decode in FP32
 GRAPHS = ("encoder.onnx", "decoder.onnx")
 TARGET = torch.export.Dim("target_tokens", min=1)
 SEED = 24
@@ -99,7 +100,7 @@ def compose(workspace: Path, repository: Path) -> TranslatorConfig:
     Raises:
         ServingError: the translator is not built, or what is served is not what was trained last.
     """
-    files, served = BuildFiles(workspace, MODEL), workspace / "model_repository" / MODEL
+    files, served = BuildFiles(workspace, MODEL), workspace / "model_repository" / SERVED
     needed = (
         files.weights,
         files.corpus / "test.tsv",
@@ -112,7 +113,7 @@ def compose(workspace: Path, repository: Path) -> TranslatorConfig:
     if graphs != [(files.graphs / name).read_bytes() for name in GRAPHS]:
         raise ServingError(f"{served} was not built from {files.weights}: run `slipway build {MODEL}`")
     config = cast(TranslatorConfig, load_config(workspace, MODEL))
-    shutil.copytree(served, repository / MODEL)
+    shutil.copytree(served, repository / SERVED)
     for model in _graph_models(files, config, graphs):
         _write(repository / model.name, model, config.gate.golden_atol)
     return config

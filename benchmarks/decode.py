@@ -2,10 +2,10 @@
 
     python benchmarks/decode.py [--json] [--rounds 11] [--sentences 64] [--min-tokens 24] [--seconds 2]
 
-`server` asks `translator` once for a text. `prefix` (a) asks `encoder`, then `decoder_prefix` once for each token with
-the encoded source and all tokens so far. `cache` (b) asks for each token too, and ships the cache of keys and values
-there and back, to the translator's own two graphs. Same weights, same held-out sentences in the same order, one text a
-request, every model with the same instances and threads and with dynamic batching (_decode_models.py).
+`server` asks `translator_fp32` once for a text. `prefix` (a) asks `encoder`, then `decoder_prefix` once for each token
+with the encoded source and all tokens so far. `cache` (b) asks for each token too, and ships the cache of keys and
+values there and back, to the translator's own two graphs. Same weights, same held-out sentences in the same order, one
+text a request, every model with the same instances and threads and with dynamic batching (_decode_models.py).
 
 1, then 8 clients (processes) on the server's own cores, each with one text under way. Rounds alternate, so that a noisy
 machine troubles all; every figure is the median over rounds, with the smallest and the largest, and a ratio that of the
@@ -31,7 +31,7 @@ import psutil
 
 from benchmarks._decode_clients import WAYS, Setting
 from benchmarks._decode_load import Answers, Clients, Load
-from benchmarks._decode_models import MODEL, choose_sentences, compose
+from benchmarks._decode_models import SERVED, choose_sentences, compose
 from model_build import BuildError
 from serving import EmbeddedTriton, ServerOptions, ServingError, find_interpreter
 
@@ -73,7 +73,7 @@ def measure(workspace: Path, rounds: int, sentences: int, min_tokens: int, secon
         texts = choose_sentences(workspace, sentences, min_tokens)
         with _server(workspace, repository) as server:
             address = f"{server.options.host}:{server.options.grpc_port}"
-            setting = Setting(address, repository / MODEL / "1", config.network.max_target_tokens)
+            setting = Setting(address, repository / SERVED / "1", config.network.max_target_tokens)
             with Clients(setting, texts, max(CONCURRENCIES)) as clients:
                 for way in WAYS:
                     clients.measure(way, max(CONCURRENCIES), WARM_UP)

@@ -134,9 +134,11 @@ class Variable(Recipe[Config]):
 
     Attributes:
         variant_metric: name of what `judge` gives.
+        runs_on_gpus: whether a GPU computes the graphs; where a Python model computes them, they stay on its CPU.
     """
 
     variant_metric: str
+    runs_on_gpus = True
 
     @abstractmethod
     def graphs(self, files: BuildFiles) -> Mapping[str, bytes]:
@@ -156,11 +158,23 @@ class Variable(Recipe[Config]):
 
     @abstractmethod
     def answer(self, files: BuildFiles, graphs: Mapping[str, bytes]) -> Mapping[str, Array]:
-        """The served model's outputs for all of `requests`, computed here with these graphs."""
+        """The served model's outputs for all of `requests`, computed here with these graphs.
+
+        Further arrays `[n, ...]` are compared with FP32's here, where the served model gives no such output.
+        """
 
     @abstractmethod
     def judge(self, files: BuildFiles, answers: Mapping[str, Array], reference: Mapping[str, Array]) -> float:
         """The task's metric, of answers to all of `requests`; `reference` are FP32's, which may be the same."""
+
+    def public(self, files: BuildFiles, chosen: Mapping[str, Graphs]) -> Sequence[ServedModel]:
+        """The folders of the public name, last the name itself; none: it is an ensemble of one step, the variant.
+
+        Args:
+            files: of the stages before.
+            chosen: graphs of the variant that was chosen, by target.
+        """
+        return ()
 
 
 def load_recipe(config: ModelConfig) -> Recipe[Any]:

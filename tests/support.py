@@ -84,6 +84,7 @@ FAST: dict[str, tuple[str, ...]] = {
         "train.epochs=4",
         "train.learning_rate=0.005",
         "gate.minimum=0",
+        "precision.variants=[]",
     ),
 }
 

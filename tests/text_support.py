@@ -259,3 +259,14 @@ def refusal(response: InferenceResponse) -> str:
     error = response.error()
     assert error is not None, "the model answered"
     return error.message()
+
+
+def with_weights_mixed_up(content: bytes) -> bytes:
+    """The graph with the rows of every 8-bit weight turned round: it is as fast, as INT8, and says nothing."""
+    model = onnx.load_from_string(content)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.INT8 and len(tensor.dims) == 2:
+            values = numpy_helper.to_array(tensor)[::-1].copy()
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    mixed: bytes = model.SerializeToString()
+    return mixed

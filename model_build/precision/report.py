@@ -39,7 +39,8 @@ def rows(found: Mapping[str, Any]) -> list[list[str]]:
     for variant, targets in found["found"].items():
         for target, one in targets.items():
             examination = one.get("served") or one.get("in_process") or {}
-            far = examination.get("distance", {}).values()
+            # Text has no distance: of such a model it is that of what was compared in process.
+            far = (examination.get("distance") or one.get("in_process", {}).get("distance", {})).values()
             speed = one.get("speed")
             lines.append(
                 [

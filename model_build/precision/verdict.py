@@ -116,12 +116,12 @@ def best(verdicts: Mapping[str, Verdict], least_gain: float = 1.1) -> str:
 
     Args:
         verdicts: by variant.
-        least_gain: how many times as fast as FP32 a variant must be in its slowest round: one that is tied with FP32
-            is not worth its loss, and which of two tied ones wins would change from build to build.
+        least_gain: how many times as fast as FP32 a variant must be in its median round, and in none of them slower:
+            one that is tied with FP32 is not worth its loss, and which of the two wins would change with each build.
     """
     faster = {
         variant: one.speed.ratio
         for variant, one in verdicts.items()
-        if one.verdict == PASSES and one.speed and one.speed.low >= least_gain
+        if one.verdict == PASSES and one.speed and one.speed.ratio >= least_gain and one.speed.low > 1
     }
     return max(faster, key=lambda variant: faster[variant]) if faster else FP32

@@ -50,7 +50,7 @@ def run(workspace: Path, config: ModelConfig) -> str:
     with tracking.resumed_run(workspace, config.name, sha256(files.weights)) as mlflow:
         _refuse_below(metrics, config)
         plan = _plan_variants(recipe, files) if isinstance(recipe, Variable) else _plan_alone(recipe, files)
-        for model in plan.groups[STAGED_BASE]:
+        for model in plan.exported:
             staging.log_graphs(mlflow, model)
         with staging.Staging(files, recipe, metrics) as stage:
             stage.write(plan.groups, config.name, plan.to_json())
@@ -67,8 +67,12 @@ def run(workspace: Path, config: ModelConfig) -> str:
 
 @dataclass
 class Plan:
-    """What would be served: folders by the stage that writes them, and for variants what was found and chosen."""
+    """What would be served: folders by the stage that writes them, and for variants what was found and chosen.
 
+    `exported` are those that hold the graphs as they were exported.
+    """
+
+    exported: Sequence[ServedModel]
     groups: Mapping[str, Sequence[ServedModel]]
     verdicts: Verdicts
     chosen: Mapping[str, str]
@@ -100,7 +104,8 @@ class Plan:
 
 
 def _plan_alone(recipe: Recipe[Any], files: BuildFiles) -> Plan:
-    return Plan({STAGED_BASE: recipe.serve(files)}, {}, {})
+    models = recipe.serve(files)
+    return Plan(models, {STAGED_BASE: models}, {}, {})
 
 
 def _plan_variants(recipe: Variable[Any], files: BuildFiles) -> Plan:
@@ -113,28 +118,43 @@ def _plan_variants(recipe: Variable[Any], files: BuildFiles) -> Plan:
         FP32: {CPU: Verdict(PASSES, "what the others are compared with", size)}
         | {GPU: Verdict(PASSES, "what a target that was not measured is served", size)}
     }
-    models = {FP32: recipe.serve(files, FP32, fp32)}
+    models, graphs = {FP32: recipe.serve(files, FP32, fp32)}, {FP32: fp32}
     for variant in config.precision.variants:
         made = read_variant(files, recipe, variant)
-        verdicts[variant] = {target: _verdict(trial, variant, target, made) for target in TARGETS}
-        models[variant] = recipe.serve(files, variant, made.graphs)
+        verdicts[variant] = _verdicts(trial, variant, made)
+        models[variant], graphs[variant] = recipe.serve(files, variant, made.graphs), made.graphs
     chosen = {target: best({name: by[target] for name, by in verdicts.items()}) for target in TARGETS}
     answering = {variant: found[-1] for variant, found in models.items()}
     labels = {LABELS_FILE: answering[FP32].files[LABELS_FILE]} if LABELS_FILE in answering[FP32].files else {}
     targets = {target: answering[variant] for target, variant in chosen.items()}
-    public = routed(config.name, config.triton, targets, answering[FP32], labels)
+    public = recipe.public(files, {target: graphs[variant] for target, variant in chosen.items()}) or [
+        routed(config.name, config.triton, targets, answering[FP32], labels)
+    ]
     loss = max((config.precision.of(one).max_abs for one in chosen.values() if one != FP32), default=0.0)
     shared = {model.name for model in models[FP32]}
     groups = {
-        variant: [
-            replace(model, atol=config.precision.of(variant).max_abs) for model in found if model.name not in shared
-        ]
+        variant: [_within(model, config.precision.of(variant).max_abs) for model in found if model.name not in shared]
         for variant, found in models.items()
         if variant != FP32
     }
     # The public name promises FP32's answer, within what the variant that gives it may be off.
-    base = [*models[FP32], replace(public, atol=loss) if loss else public]
-    return Plan({STAGED_BASE: base, **groups}, verdicts, chosen, trial)
+    base = [*models[FP32], *(_within(model, loss) for model in public)]
+    return Plan(models[FP32], {STAGED_BASE: base, **groups}, verdicts, chosen, trial)
+
+
+def _within(model: ServedModel, loss: float) -> ServedModel:
+    """The model, whose answer may be off by so much; text, and what is counted of it, is equal or not."""
+    real = any(array.dtype.kind == "f" for array in model.outputs.values())
+    return replace(model, atol=loss) if loss and real else model
+
+
+def _verdicts(trial: Trial, variant: str, made: Made) -> dict[str, Verdict]:
+    """By target."""
+    if trial.recipe.runs_on_gpus:
+        return {target: _verdict(trial, variant, target, made) for target in TARGETS}
+    here = _verdict(trial, variant, CPU, made)
+    reason = "a Python model computes it on the CPU of the machine with the GPU, which was not asked"
+    return {CPU: here, GPU: replace(here, verdict=NOT_MEASURED, reason=reason, speed=None)}
 
 
 def _verdict(trial: Trial, variant: str, target: str, made: Made) -> Verdict:
@@ -202,7 +222,7 @@ def _ask_server(workspace: Path, recipe: Recipe[Any], repository: Path, plan: Pl
 
 def _served(trial: Trial, client: slipway_client.Client, variant: str) -> Examination:
     model = client.model(served_name(trial.recipe.config.name, variant))
-    names = list(trial.reference)
+    names = [output.name for output in model.spec.outputs if output.name in trial.reference]
     answers = [model.infer(request, outputs=names) for request in trial.recipe.requests(trial.files)]
     joined: dict[str, Array] = {name: np.concatenate([answer[name] for answer in answers]) for name in names}
     examination = trial.judge("served", variant, joined)

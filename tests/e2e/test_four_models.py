@@ -27,6 +27,7 @@ SERVED = (
     "embedder_transformer_fp32",
     "embedder_transformer_int8",
     "translator",
+    "translator_fp32",
     "translator_stream",
 )
 

@@ -36,7 +36,7 @@ SERVED = {
         "embedder_transformer_fp32",
         "embedder_transformer_int8",
     ],
-    "translator": ["translator", "translator_stream"],
+    "translator": ["translator", "translator_fp32", "translator_stream"],
 }
 METRICS = {"digits": "accuracy", "alexnet": "accuracy", "embedder": "recall_at_1", "translator": "bleu"}
 TEXTS = ["The ship is launched.", "", "word " * 2000, "🚢🙂", "Корабль спущен на воду."]

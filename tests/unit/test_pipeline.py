@@ -153,8 +153,9 @@ def test_a_model_without_a_lock_or_with_all_variants_dropped_is_brought_in_line(
 
 
 def test_variants_of_a_kind_that_has_none_are_refused_and_nothing_is_written(workspace: Path) -> None:
-    conf = workspace / "model_build" / "conf" / "translator.yaml"
-    conf.write_text(conf.read_text() + "\nprecision:\n  variants: [int8]\n")
+    content = yaml.safe_load((workspace / "dvc.yaml").read_text())
+    del content["stages"]["translator-int8"]
+    (workspace / "dvc.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     before = (workspace / "dvc.yaml").read_bytes()
     with pytest.raises(ConfigurationError, match=r"precision.variants of 'translator' has int8, .*: expected \[\]"):
         _bring_in_line(workspace, "translator")

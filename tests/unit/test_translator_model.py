@@ -42,7 +42,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
             name,
             TritonConfig(max_batch_size=8),
             files={**graphs, **read_served_code(SERVED, "model.py", "decoding.py")},
-            parameters={"max_source_tokens": 30, "max_target_tokens": LIMIT},
+            parameters={
+                "max_source_tokens": 30,
+                "max_target_tokens": LIMIT,
+                "encoder": "encoder.onnx",
+                "decoder": "decoder.onnx",
+            },
             inputs={"text": as_text(["корабль"])},
             outputs={
                 "translation": as_text(["ship"]),
@@ -244,3 +249,22 @@ def test_a_configuration_without_a_number_is_refused_when_the_model_loads(
     assert config.read_text() != text
     with Client(f"local:{tmp_path}") as client, pytest.raises(ServerError, match=f"parameter {parameter} is 'many'"):
         client.model("translator")(text=[["море"]])
+
+
+def test_a_configuration_that_names_no_graph_is_refused_when_the_model_loads(repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository / "translator", tmp_path / "translator")
+    config = tmp_path / "translator" / "config.pbtxt"
+    config.write_text(config.read_text().replace('"decoder.onnx"', '""'))
+    with Client(f"local:{tmp_path}") as client, pytest.raises(ServerError, match="parameter decoder is missing"):
+        client.model("translator")(text=[["море"]])
+
+
+def test_the_graphs_are_those_that_the_configuration_names(repository: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "translator"
+    shutil.copytree(repository / "translator", folder)
+    for name in ("encoder", "decoder"):
+        (folder / "1" / f"{name}.onnx").rename(folder / "1" / f"{name}.cpu.onnx")
+    config = folder / "config.pbtxt"
+    config.write_text(config.read_text().replace('coder.onnx"', 'coder.cpu.onnx"'))
+    with Client(f"local:{tmp_path}") as client:
+        assert client.model("translator")(text=[["море"]])["translation"].item().decode() == ANSWERS["море"]

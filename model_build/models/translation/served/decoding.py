@@ -75,26 +75,38 @@ class Translator:
     """The tokenizers and the two graphs of one folder.
 
     Args:
-        folder: has encoder.onnx, decoder.onnx, source.json and target.json (tokenizers).
+        folder: has both graphs, source.json and target.json (tokenizers).
         threads: of ONNX Runtime for one operator; 0 takes all cores.
         max_source_tokens: longest text that is taken.
         max_target_tokens: longest translation.
+        encoder, decoder: names of the graphs' files.
+
+    Attributes:
+        encoder, decoder: their sessions.
     """
 
-    def __init__(self, folder: Path, threads: int, max_source_tokens: int, max_target_tokens: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        threads: int,
+        max_source_tokens: int,
+        max_target_tokens: int,
+        encoder: str = "encoder.onnx",
+        decoder: str = "decoder.onnx",
+    ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        self._encoder = ort.InferenceSession(str(folder / "encoder.onnx"), options, ["CPUExecutionProvider"])
-        self._decoder = ort.InferenceSession(str(folder / "decoder.onnx"), options, ["CPUExecutionProvider"])
+        self.encoder = ort.InferenceSession(str(folder / encoder), options, ["CPUExecutionProvider"])
+        self.decoder = ort.InferenceSession(str(folder / decoder), options, ["CPUExecutionProvider"])
         self._source = read_tokenizer(folder / "source.json")
         self._target = read_tokenizer(folder / "target.json")
-        self._memories = [node.name for node in self._encoder.get_outputs()]
+        self._memories = [node.name for node in self.encoder.get_outputs()]
         self._pasts = {
             node.name: (node.shape[1], 0, node.shape[3])
-            for node in self._decoder.get_inputs()
+            for node in self.decoder.get_inputs()
             if node.name.startswith("past_")
         }
-        self._outputs = [node.name for node in self._decoder.get_outputs()]
+        self._outputs = [node.name for node in self.decoder.get_outputs()]
         self.max_source_tokens = max_source_tokens
         self.max_target_tokens = max_target_tokens
 
@@ -139,7 +151,7 @@ class Translator:
         feed["token"] = np.full((len(active), 1), BEGIN, np.int64)
         for position in range(self.max_target_tokens):
             feed["position"] = np.full((len(active), 1), position, np.int64)
-            token, *presents = self._decoder.run(self._outputs, feed)
+            token, *presents = self.decoder.run(self._outputs, feed)
             feed["token"] = token
             feed.update(zip(self._pasts, presents, strict=True))
             now = time.monotonic()
@@ -159,7 +171,7 @@ class Translator:
         Each is encoded alone: on a CPU a batch takes as long as its sentences, and its padding on top.
         """
         rows = [
-            self._encoder.run(self._memories, {"source": np.array([sentence.source], np.int64)})
+            self.encoder.run(self._memories, {"source": np.array([sentence.source], np.int64)})
             for sentence in sentences
         ]
         columns = zip(self._memories, zip(*rows, strict=True), strict=True)

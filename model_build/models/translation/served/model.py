@@ -6,7 +6,7 @@ translation.
 
 Of a request: its `timeout` (microseconds from when it began to be decoded) and the parameter `max_tokens` end the loop,
 and so does whoever asked by cancelling. Of config.pbtxt: `max_batch_size`, and the parameters `max_source_tokens`,
-`max_target_tokens` and `intra_op_thread_count`.
+`max_target_tokens`, `intra_op_thread_count`, and `encoder` and `decoder`, the names of the graphs' files.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from decoding import Sentence, TextError, Translator
+
+GRAPHS = ("encoder", "decoder")
 
 
 @dataclass
@@ -43,7 +45,7 @@ class TritonPythonModel:
         self._streams = pb_utils.using_decoupled_model_transaction_policy(config)
         threads = _number(config, "intra_op_thread_count", least=0)
         limits = [_number(config, name, least=1) for name in ("max_source_tokens", "max_target_tokens")]
-        self._translator = Translator(folder, threads, *limits)
+        self._translator = Translator(folder, threads, *limits, *(_file(config, name) for name in GRAPHS))
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         """Decode the texts of every request together."""
@@ -139,6 +141,13 @@ def _max_tokens(request: Any) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise TextError(f"parameter max_tokens is {value!r}: expected a whole number, 1 or more")
+    return value
+
+
+def _file(config: dict[str, Any], name: str) -> str:
+    value: str = config["parameters"].get(name, {}).get("string_value", "")
+    if not value:
+        raise pb_utils.TritonModelException(f"parameter {name} is missing: expected the name of that graph's file")
     return value
 
 
