@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
 from model_build import DataError, ExportError, GateRefused
-from model_build.config import VariantConfig
+from model_build.config import SingleGraphConfig, VariantConfig
 from model_build.files import write_files
-from model_build.precision.variants import FP16, INT8
+from model_build.precision.variants import FP16, GPU, INT8, TARGETS, Graphs
 from model_build.precision.verdict import NOT_FOR_TARGET, NOT_MEASURED, PASSES, REFUSED, Speed, Verdict, best
+from model_build.recipe import Recipe, ServedModel, as_text
 from model_build.stages import variants
-from model_build.stages.gate import _plan_variants
+from model_build.stages.gate import _plan_alone, _plan_variants, _within
 from model_build.stages.layout import BuildFiles
 from tests.precision_trials import LINEAR, Probe, chain, fancy, probe, strict
 
@@ -163,3 +167,57 @@ def test_int8_weights_that_are_multiplied_as_floats_here_are_refused_and_not_pas
         GateRefused, match=r"^variant int8 of probe is refused: 3 of 4 layers run in INT8 on this CPU: "
     ):
         _plan_variants(recipe, files)
+
+
+def test_of_a_model_whose_graphs_no_gpu_computes_nothing_is_made_for_tensorrt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Probe, "runs_on_gpus", False)
+    recipe, files = made(tmp_path, chain(), int8=LOOSE, variants=[INT8])
+    assert [path.name for path in (files.variants / INT8).glob("*.onnx")] == ["model.onnx"]
+    here, there = (_plan_variants(recipe, files).verdicts[INT8][target] for target in TARGETS)
+    assert (here.verdict, there.verdict) == (PASSES, NOT_MEASURED)
+    assert there.reason.startswith("a Python model computes it on the CPU")
+    assert (there.speed, there.examinations) == (None, here.examinations)
+
+
+def test_the_public_name_is_what_a_recipe_makes_of_the_chosen_graphs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, files = made(tmp_path, chain(), int8=LOOSE, variants=[INT8])
+
+    def public(self: Probe, files: BuildFiles, chosen: Mapping[str, Graphs]) -> list[ServedModel]:
+        assert set(chosen) == set(TARGETS)
+        assert chosen[GPU]["model.onnx"].gpu == files.onnx.read_bytes()
+        return [replace(self.serve(files)[-1], name=name) for name in ("probe_twin", "probe")]
+
+    monkeypatch.setattr(Probe, "public", public)
+    plan = _plan_variants(recipe, files)
+    assert [model.name for model in plan.groups["base"]] == ["probe_fp32", "probe_twin", "probe"]
+    assert [model.name for model in plan.exported] == ["probe_fp32"]
+
+
+def test_only_numbers_may_be_off_by_what_a_variant_may_lose(tmp_path: Path) -> None:
+    recipe, files = probe(tmp_path, chain())
+    (model,) = recipe.serve(files)
+    assert _within(model, 0.2).atol == 0.2
+    assert _within(model, 0.0).atol is None
+    assert _within(replace(model, outputs={"text": as_text(["a"]), "tokens": np.array([[1]])}), 0.2).atol is None
+
+
+class Alone(Recipe[SingleGraphConfig]):
+    """A recipe that is served in one precision."""
+
+    metric = "accuracy"
+    source = prepare = train = export = infer = None  # type: ignore[assignment] # the gate asks none of them
+
+    def serve(self, files: BuildFiles, variant: str = "fp32", graphs: Graphs | None = None) -> list[ServedModel]:
+        assert (variant, graphs) == ("fp32", None)
+        return [replace(Probe(self.config).serve(files)[-1], name="alone")]
+
+
+def test_a_recipe_without_variants_is_staged_under_its_own_name_and_says_nothing_of_them(tmp_path: Path) -> None:
+    recipe, files = probe(tmp_path, chain())
+    plan = _plan_alone(Alone(recipe.config), files)
+    assert {name: [model.name for model in group] for name, group in plan.groups.items()} == {"base": ["alone"]}
+    assert (list(plan.exported), plan.to_json(), plan.said) == (plan.groups["base"], None, "")
