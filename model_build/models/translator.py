@@ -109,7 +109,7 @@ class Translator(Variable[TranslatorConfig]):
         ]
         first = next(value for key, value in details.items() if key.startswith("bleu_"))
         assert isinstance(first, float)
-        return Inference(first, len(test), predictions, details)
+        return Inference(first, len(self._judged(files)), predictions, details)
 
     def graphs(self, files: BuildFiles) -> Mapping[str, bytes]:
         """Encoder and decoder step."""

@@ -33,6 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> BuildFiles:
     files.folder.mkdir(parents=True)
     memorised(files.graphs)
     test = parts(LEARNED[0], (TOO_LONG, "the sea"), *LEARNED[1:3])
+    test.append(("other", Pair("Да", "No", "group")))  # known by heart, and wrong here: gate.minimum is not for it
     corpus = Corpus(parts(*LEARNED), parts((TOO_LONG, "the sea"), *LEARNED[3:]), test, About("a file", "0", None))
     files.corpus.mkdir()
     for name, content in corpus.to_files().items():
@@ -55,9 +56,10 @@ def test_a_held_out_text_that_is_too_long_counts_as_untranslated_and_ends_nothin
     recipe: Translator, made: BuildFiles
 ) -> None:
     found = recipe.infer(made)
-    assert [row[-1] for row in found.predictions[1:]] == [LEARNED[0][1], "", LEARNED[1][1], LEARNED[2][1]]
+    assert [row[-1] for row in found.predictions[1:]] == [LEARNED[0][1], "", LEARNED[1][1], LEARNED[2][1], "Yes"]
     assert 0 < found.value < 100
-    assert found.examples == 4
+    assert (found.value, found.examples) == (found.details["bleu_file"], 4)
+    assert found.details["bleu_other"] == 0
 
 
 def test_the_server_is_asked_what_is_judged_in_process(recipe: Translator, made: BuildFiles) -> None:
