@@ -156,8 +156,8 @@ class Translator(Variable[TranslatorConfig]):
     def public(self, files: BuildFiles, chosen: Mapping[str, Graphs]) -> Sequence[ServedModel]:
         """The streaming twin, and the translator: the chosen graphs, one answer or many.
 
-        An ensemble around the variant would keep a request's parameters, deadline and cancellation from the loop: the
-        folders hold the graphs themselves, and each target's configuration names its own.
+        Triton does not tell a step of an ensemble that is at work that its client has gone, and the loop must end
+        then: the folders hold the graphs themselves, and each target's configuration names its own.
         """
         name = self.config.name
         return [
