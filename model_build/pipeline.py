@@ -174,7 +174,7 @@ def _forget_dropped(workspace: Path, model: str, stages: Sequence[str]) -> None:
 
     Called once the public name is routed to none of it; what a kill leaves is removed the next time.
     """
-    lock = workspace / "dvc.lock"
+    lock = workspace / LOCK_FILE
     if not lock.is_file():
         return
     document, content = _read_yaml(lock)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
 
+from model_build._errors import DataError
 from model_build.config import TranslatorConfig
 from model_build.files import write_files
 from model_build.models.translation import corpora, learning
@@ -125,6 +126,11 @@ class Translator(Variable[TranslatorConfig]):
     def evaluation(self, files: BuildFiles) -> Mapping[str, Sequence[Feed]]:
         """The first held-out sentences as FP32 decodes them."""
         texts = self._fitting(files, [pair.source for pair in self._judged(files)])[:COMPARED_SENTENCES]
+        if not texts:
+            raise DataError(
+                f"each held-out text of {files.corpus} is longer than network.max_source_tokens "
+                f"{self.config.network.max_source_tokens}: raise it, or give shorter texts"
+            )
         return record_feeds(self._decoding(files, self.graphs(files)), texts)
 
     def requests(self, files: BuildFiles) -> Sequence[Feed]:
@@ -137,8 +143,8 @@ class Translator(Variable[TranslatorConfig]):
     def answer(self, files: BuildFiles, graphs: Mapping[str, bytes]) -> Mapping[str, Array]:
         """Translations, and what the encoder makes of the first sentences: float32 `[n, values]`."""
         texts = [pair.source for pair in self._judged(files)]
-        feeds = self.evaluation(files)[ENCODER]
-        values = [self._decoding(files, graphs).encoder.run(["memory_values_0"], dict(feed))[0] for feed in feeds]
+        encoder, feeds = self._decoding(files, graphs).encoder, self.evaluation(files)[ENCODER]
+        values = [encoder.run(["memory_values_0"], dict(feed))[0] for feed in feeds]
         most = max(one.size for one in values)
         encoded = np.stack([np.pad(one.ravel(), (0, most - one.size)) for one in values])
         return {"translation": as_text(self._translate(files, graphs, texts)), "encoded": encoded}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model_build import DataError
 from model_build.config import TranslatorConfig, load_config
 from model_build.models.translation.corpora import About, Corpus, Origin
 from model_build.models.translation.pairs import Pair
@@ -149,3 +150,9 @@ def test_fp32_may_differ_between_batches_by_a_thousandth_of_the_metrics_range(
 ) -> None:
     trial = Trial(recipe, made)
     assert trial.allowed(FP32).max_drop == pytest.approx(0.1)  # BLEU
+
+
+def test_a_held_out_part_of_texts_that_are_all_too_long_is_one_line(recipe: Translator, made: BuildFiles) -> None:
+    recipe.config.network.max_source_tokens = 2
+    with pytest.raises(DataError, match=r"each held-out text of .*corpus is longer than network.max_source_tokens 2: "):
+        recipe.answer(made, recipe.graphs(made))

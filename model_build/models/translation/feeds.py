@@ -34,6 +34,6 @@ class _Recorder:
 
     def run(self, outputs: Sequence[str], feed: Feed) -> list[Array]:
         """As the session's."""
-        self.feeds.append({name: array.copy() for name, array in feed.items()})
+        self.feeds.append(dict(feed))
         answers: list[Array] = self.session.run(outputs, dict(feed))
         return answers
