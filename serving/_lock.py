@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from serving._errors import LockError
+from serving._repository import only_line_ends_differ
 
 REPOSITORY = "model_repository"
 
@@ -57,7 +58,8 @@ class Release:
             LockError: it is absent, is not DVC's, or has no model in it.
         """
         try:
-            content = lock.read_bytes()
+            # A revision is not another one because git has changed the ends of lines on checkout (core.autocrlf).
+            content = lock.read_bytes().replace(b"\r\n", b"\n")
             stages: dict[str, Any] = yaml.safe_load(content)["stages"]
             made = {name: list(_outputs(stage)) for name, stage in stages.items()}
         except FileNotFoundError as error:
@@ -117,6 +119,16 @@ def folder_md5(folder: Path) -> str:
 def changed(root: Path, outputs: list[Output]) -> list[str]:
     """Paths of the outputs that are absent below `root`, or hold other bytes than the lock says."""
     return [output.path for output in outputs if not _is_as_locked(root / output.path, output)]
+
+
+def has_other_line_ends(root: Path, output: Output) -> bool:
+    """Whether an output that changed is text that git has written with CRLF."""
+    path = root / output.path
+    return path.is_file() and only_line_ends_differ(path, _md5, output.md5)
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _is_as_locked(path: Path, output: Output) -> bool:
