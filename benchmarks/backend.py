@@ -149,7 +149,8 @@ def _processor_time(server: EmbeddedTriton) -> dict[str, float]:
 
 def _batches(server: EmbeddedTriton) -> tuple[int, int]:
     """Inferences and executions of the model so far."""
-    with urllib.request.urlopen(f"{server.options.http_url}/v2/models/{MODEL}/stats") as reply:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the server is on this machine
+    with direct.open(f"{server.options.http_url}/v2/models/{MODEL}/stats") as reply:
         row = json.load(reply)["model_stats"][0]
     return int(row["inference_count"]), int(row["execution_count"])
 

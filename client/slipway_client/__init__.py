@@ -1,6 +1,6 @@
 """Typed Python client for Triton Inference Server."""
 
-from slipway_client._answers import answer_texts, classify
+from slipway_client._answers import answer_files, answer_texts
 from slipway_client._client import Client, Model, check_inputs, parse_url
 from slipway_client._errors import (
     ConnectError,
@@ -10,7 +10,7 @@ from slipway_client._errors import (
     ServerError,
     TritonError,
 )
-from slipway_client._images import read_example, read_image
+from slipway_client._examples import read_example, read_image, read_inputs
 from slipway_client._latency import Latency, ServerTime, measure_latency
 from slipway_client._texts import ask_texts, read_texts
 from slipway_client._transport import Transport
@@ -32,13 +32,14 @@ __all__ = [
     "TensorSpec",
     "Transport",
     "TritonError",
+    "answer_files",
     "answer_texts",
     "ask_texts",
     "check_inputs",
-    "classify",
     "measure_latency",
     "parse_url",
     "read_example",
     "read_image",
+    "read_inputs",
     "read_texts",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -13,9 +14,11 @@ from urllib.parse import urlsplit
 import numpy as np
 import numpy.typing as npt
 
-from slipway_client._errors import DeadlineExceeded, InvalidInput, TritonError
+from slipway_client._errors import DeadlineExceeded, InvalidInput, ModelNotFound, TritonError
 from slipway_client._transport import Transport
 from slipway_client._types import DTYPES, Array, ModelSpec, Result, TensorSpec, as_bytes
+
+LONGEST = 1e6  # seconds that a timeout may have; sockets and gRPC take no more than about 1e9
 
 
 class Client:
@@ -28,12 +31,14 @@ class Client:
         transport: carries the requests instead of what `url` names.
 
     Raises:
-        TritonError: a URL of another form.
+        TritonError: a URL of another form, or a timeout that is none.
     """
 
     def __init__(
         self, url: str, *, timeout: float = 30.0, connections: int = 1, transport: Transport | None = None
     ) -> None:
+        if not 0 < timeout <= LONGEST:
+            raise TritonError(f"timeout {timeout:g}: expected more than 0 seconds, and at most {LONGEST:g}")
         self.url = url
         self.timeout = timeout
         self._transport = transport or _transport(url, timeout, connections)
@@ -47,7 +52,13 @@ class Client:
         self.close()
 
     def model(self, name: str, version: int | None = None) -> Model:
-        """The model `name`, its newest version unless one is named; nothing is sent yet."""
+        """The model `name`, its newest version unless one is named; nothing is sent yet.
+
+        Raises:
+            ModelNotFound: no model can have this name, because no folder of a repository can.
+        """
+        if name in ("", ".", "..") or any(one in "/\0" or "\ud800" <= one <= "\udfff" for one in name):
+            raise ModelNotFound(f"{name!a} is no name of a model: expected that of a folder in its model repository")
         return Model(self._transport, name, "" if version is None else str(version), self.timeout)
 
     def wait_ready(self, *models: str, timeout: float = 60.0) -> None:
@@ -126,9 +137,10 @@ def check_inputs(spec: ModelSpec, inputs: Mapping[str, npt.ArrayLike]) -> dict[s
         InvalidInput: a name, shape, dtype or batch size that the model does not take.
     """
     names = [tensor.name for tensor in spec.inputs]
-    if set(inputs) != set(names):
+    if not {tensor.name for tensor in spec.inputs if not tensor.optional} <= set(inputs) <= set(names):
         raise InvalidInput(f"model '{spec.name}'", f"inputs {names}", str(sorted(inputs)))
-    arrays = {tensor.name: _checked(spec, tensor, inputs[tensor.name]) for tensor in spec.inputs}
+    given = [tensor for tensor in spec.inputs if tensor.name in inputs]
+    arrays = {tensor.name: _checked(spec, tensor, inputs[tensor.name]) for tensor in given}
     sizes = {len(array) for array in arrays.values()} if spec.max_batch_size else set()
     if len(sizes) > 1:
         raise InvalidInput(f"model '{spec.name}'", "one batch size for all inputs", str(sorted(sizes)))
@@ -138,26 +150,36 @@ def check_inputs(spec: ModelSpec, inputs: Mapping[str, npt.ArrayLike]) -> dict[s
 
 
 def _checked(spec: ModelSpec, tensor: TensorSpec, value: npt.ArrayLike) -> Array:
-    array: Array = np.asarray(value)
     subject = f"input '{tensor.name}' of model '{spec.name}'"
-    if not tensor.fits(array.shape) or 0 in array.shape:
-        raise InvalidInput(subject, str(tensor), f"{_datatype(array)} {list(array.shape)}")
+    if tensor.datatype not in DTYPES:
+        raise InvalidInput(subject, f"a datatype out of {list(DTYPES)}", tensor.datatype)
     wanted = DTYPES[tensor.datatype]
+    try:
+        array: Array = np.asarray(value)
+    except ValueError as error:  # NumPy's name for it is "inhomogeneous"
+        raise InvalidInput(subject, str(tensor), "lists of different lengths") from error
+    if array.size == 0 and not isinstance(value, np.ndarray):
+        array = array.astype(wanted)  # an empty list holds no dtype
+    got = f"{_datatype(array)} {list(array.shape)}"
+    if not tensor.fits(array.shape):
+        raise InvalidInput(subject, str(tensor), got)
+    if spec.max_batch_size and len(array) == 0:  # a server refuses it, or never answers
+        raise InvalidInput(subject, f"a batch of at least one, {tensor}", got)
     if tensor.datatype == "BYTES":
         if array.dtype.kind not in "OSU":
-            raise InvalidInput(subject, f"text or bytes {tensor}", f"{_datatype(array)} {list(array.shape)}")
+            raise InvalidInput(subject, f"text or bytes {tensor}", got)
         try:
             return as_bytes(array)
         except UnicodeEncodeError as error:
             raise InvalidInput(subject, "text that UTF-8 can hold", ascii(error.object)) from error
     if not np.can_cast(array.dtype, wanted, "safe"):
-        raise InvalidInput(subject, str(tensor), f"{_datatype(array)} {list(array.shape)}")
-    return np.ascontiguousarray(array, dtype=wanted)
+        raise InvalidInput(subject, str(tensor), got)
+    return np.asarray(array, dtype=wanted, order="C")
 
 
 def _datatype(array: Array) -> str:
     """The array's dtype in Triton's terms."""
-    names: dict[Any, str] = {dtype: name for name, dtype in DTYPES.items()}
+    names: dict[Any, str] = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
     return "BYTES" if array.dtype.kind in "SU" else names.get(array.dtype, str(array.dtype))
 
 
@@ -170,14 +192,22 @@ def parse_url(url: str) -> tuple[str, str]:
     expected = "expected http://host:port, grpc://host:port or local:path"
     if url.startswith("local:") and (path := url.removeprefix("local:")):
         return "local", path
+    url = url.strip()
     try:
         parts = urlsplit(url)
-        port = parts.port
+        port, host = parts.port, parts.hostname or ""
+        host.encode("ascii" if ":" in host else "idna")
     except ValueError as error:
         raise TritonError(f"'{url}' is not the URL of a server ({error}): {expected}") from error
-    if parts.scheme not in ("http", "grpc") or not parts.netloc or parts.path.strip("/"):
+    if re.fullmatch(r"([\w.-]+|\[[\da-f:.]+\])(:\d+)?/?", url, re.IGNORECASE):
+        expected += f": write http://{url}, or grpc://{url} where that is the gRPC port"
+    if parts.scheme in ("https", "grpcs"):
+        expected += ": TLS is not spoken"
+    more = parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None
+    if parts.scheme not in ("http", "grpc") or not host or more or port == 0:
         raise TritonError(f"'{url}' is not the URL of a server: {expected}")
-    return parts.scheme, parts.netloc if port else f"{parts.netloc}:{8000 if parts.scheme == 'http' else 8001}"
+    port = port or (8000 if parts.scheme == "http" else 8001)
+    return parts.scheme, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _transport(url: str, timeout: float, connections: int) -> Transport:

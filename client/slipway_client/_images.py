@@ -1,107 +1,108 @@
-"""Files as the arrays that a model takes: one example each, an image or a `.npy` array."""
+"""Image files as arrays: the one contract of `slipway predict`, `read_image` and recipes that read photos.
+
+The section "Images" of client/README.md is its text.
+"""
 
 from __future__ import annotations
 
+import struct
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from slipway_client._errors import InvalidInput
-from slipway_client._types import DTYPES, TensorSpec
+from slipway_client._errors import InvalidInput, TritonError
+from slipway_client._types import DTYPES, Array, TensorSpec
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+HIDDEN = (255, 255, 255, 255)  # what lies behind transparent pixels: a page is white
+
+NOT_CLEAR = "an image, which is [n, channels, height, width] or [n, height, width, channels] of 1, 3 or 4 channels"
+
+# What Pillow's decoders raise of files that are damaged, or are no images.
+_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error)
 
 
-def read_example(path: Path, tensor: TensorSpec) -> npt.NDArray[Any]:
-    """Read one example for any input: a `.npy` array of its shape, or what `read_image` takes where it is of images.
+@dataclass(frozen=True)
+class ImageLayout:
+    """How an input holds one image; -1 for any `height` or `width`."""
 
-    Args:
-        path: the file.
-        tensor: the input, such as `model.spec.inputs[0]`; a first dimension of any size counts examples.
+    channels: int
+    height: int
+    width: int
+    channels_last: bool
+
+    @classmethod
+    def of(cls, tensor: TensorSpec) -> ImageLayout | None:
+        """The layout of `[c, h, w]` or `[h, w, c]`, alone or behind a dimension -1 or 1; None of anything else.
+
+        Channels are 1 or 3, or 4 where neither end is 1 or 3; where both ends could be, it is no image.
+        """
+        shape = tensor.shape[1:] if len(tensor.shape) == 4 and tensor.shape[0] in (-1, 1) else tensor.shape
+        if len(shape) != 3 or (len(tensor.shape) == 3 and shape[0] == -1):  # -1 could count examples
+            return None
+        first, last = (any(size == channels for channels in (1, 3)) for size in (shape[0], shape[2]))
+        if not first and not last:
+            first, last = shape[0] == 4, shape[2] == 4
+        if first == last:
+            return None
+        return cls(shape[2], shape[0], shape[1], True) if last else cls(*shape, channels_last=False)
+
+    def __str__(self) -> str:
+        height, width = ("any" if size < 0 else str(size) for size in (self.height, self.width))
+        return f"{width} x {height} pixels (width x height)"
+
+
+def read_pixels(path: Path, tensor: TensorSpec) -> Array:
+    """Decode an image file for an input of images.
 
     Returns:
-        The array as the input takes it, `[1, ...]` where its first dimension counts examples.
+        The image as displayed, as `tensor` takes it: raw 0..255 for UINT8, 0..1 for floating point.
 
     Raises:
-        InvalidInput: the file cannot be read, or holds another shape or dtype.
+        InvalidInput: the input is none of images, the file no image of 8 bits, or of another size.
     """
-    array = read_image(path, tensor) if _is_image(tensor) else _shaped(path, tensor)
-    wanted = DTYPES[tensor.datatype]
-    if path.suffix == ".npy" and not np.can_cast(array.dtype, wanted, "safe"):
-        raise InvalidInput(
-            str(path), f"an array of {wanted}", f"{array.dtype}: save it with `array.astype(numpy.{wanted})`"
-        )
-    return array
+    dtype = DTYPES.get(tensor.datatype, np.dtype(object))
+    layout = ImageLayout.of(tensor)
+    if layout is None or not (dtype.kind == "f" or dtype == np.uint8):
+        found = f"an image: it would be UINT8 or floating point, and not {tensor.datatype}" if layout else NOT_CLEAR
+        raise InvalidInput(str(path), f"one example of input '{tensor.name}' ({tensor}) in a .npy file", found)
+    pixels = np.asarray(_decode(path, layout))
+    height, width = pixels.shape[:2]
+    if layout.height not in (-1, height) or layout.width not in (-1, width):
+        raise InvalidInput(str(path), f"{layout} for {tensor}", f"{width} x {height}: nothing is resized here")
+    pixels = pixels.reshape(height, width, layout.channels)
+    pixels = pixels if layout.channels_last else pixels.transpose(2, 0, 1)
+    if dtype.kind == "f":
+        pixels = (pixels.astype(np.float32) / np.float32(255)).astype(dtype)
+    return np.ascontiguousarray(pixels[np.newaxis] if len(tensor.shape) == 4 else pixels)
 
 
-def read_image(path: Path, tensor: TensorSpec) -> npt.NDArray[Any]:
-    """Read one example for an input `[n, channels, height, width]`: an image file, or an array in a `.npy` file.
-
-    Images become greyscale or RGB as the channels ask, scaled to 0..1; they are not resized. Arrays may be
-    `[channels, height, width]` or `[height, width]` for one channel, and keep their dtype.
-
-    Returns:
-        Array `[1, channels, height, width]`.
-
-    Raises:
-        InvalidInput: the file cannot be read or has another size.
-    """
-    if not _is_image(tensor):
-        raise InvalidInput(f"input '{tensor.name}'", "an image input [n, 1 or 3, height, width]", str(tensor))
-    array = _read_array(path) if path.suffix == ".npy" else _read_pixels(path, int(tensor.shape[1]))
-    if array.ndim == 2:
-        array = array[np.newaxis]
-    if array.ndim == 3:
-        array = array[np.newaxis]
-    want = (1, *tensor.shape[1:])
-    if array.shape != want:
-        expected = f"{want[2]} x {want[3]} pixels, {want[1]} channel{'s' if want[1] > 1 else ''}"
-        raise InvalidInput(str(path), f"{expected} ({list(want[1:])})", str(list(array.shape[1:])))
-    return array
-
-
-def _is_image(tensor: TensorSpec) -> bool:
-    return len(tensor.shape) == 4 and tensor.shape[1] in (1, 3)
-
-
-def _shaped(path: Path, tensor: TensorSpec) -> npt.NDArray[Any]:
-    """The array in a `.npy` file, as one example of the input."""
-    counted = tensor.shape[:1] == (-1,)
-    one = TensorSpec(tensor.name, tensor.datatype, tensor.shape[1:] if counted else tensor.shape)
-    expected = f"one example of input '{tensor.name}' ({one}) in a .npy file"
-    if path.suffix != ".npy":
-        raise InvalidInput(str(path), expected, f"a {path.suffix} file" if path.suffix else "another file")
-    array = _read_array(path)
-    example = array[0] if counted and array.ndim == len(tensor.shape) and len(array) == 1 else array
-    if not one.fits(example.shape) or 0 in example.shape:
-        raise InvalidInput(str(path), expected, f"shape {list(array.shape)}")
-    return example[np.newaxis] if counted else example
-
-
-def _read_array(path: Path) -> npt.NDArray[Any]:
+def _decode(path: Path, layout: ImageLayout) -> Any:
+    """The first picture of the file, turned as its EXIF orientation says, in the mode that the channels ask for."""
     try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise InvalidInput(str(path), "a .npy file", "no such file") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise InvalidInput(str(path), "a NumPy array file", str(error)) from error
-    if not isinstance(array, np.ndarray):
-        raise InvalidInput(str(path), "one NumPy array (.npy)", "an archive of several (.npz)")
-    return array
-
-
-def _read_pixels(path: Path, channels: int) -> npt.NDArray[np.float32]:
-    from PIL import Image, UnidentifiedImageError
-
+        from PIL import Image, ImageOps
+    except ModuleNotFoundError as error:
+        raise TritonError(
+            f"{path}: images need Pillow, which is not installed here: `pip install slipway-client[images]`"
+        ) from error
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise InvalidInput(str(path), "an image of 8 bits a channel", f"one of mode {image.mode}: convert it")
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / np.float32(255)
+        with warnings.catch_warnings(), Image.open(path) as file:
+            warnings.simplefilter("ignore")  # of damaged EXIF data, where viewers show the picture as it is
+            if file.mode.startswith(("I", "F")):
+                raise InvalidInput(str(path), "an image of 8 bits a channel", f"one of mode {file.mode}: convert it")
+            image = ImageOps.exif_transpose(file)
+            if image.has_transparency_data and layout.channels != 4:
+                above = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", above.size, HIDDEN), above)
+            return image.convert(MODES[layout.channels])
+    except InvalidInput:
+        raise
     except FileNotFoundError as error:
         raise InvalidInput(str(path), "an image or .npy file", "no such file") from error
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
+    except (*_DAMAGED, Image.DecompressionBombError) as error:
         raise InvalidInput(
             str(path), "an image (PNG, JPEG, ...) or a .npy file", f"something else ({error})"
         ) from error
-    return pixels[np.newaxis] if channels == 1 else pixels.transpose(2, 0, 1)

@@ -9,12 +9,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import tritonclient.http as triton
 
 from slipway_client._client import Client, check_inputs, parse_url
 from slipway_client._errors import ConnectError, ServerError, TritonError
 from slipway_client._types import Array, ModelSpec
+from slipway_client._wire import as_sent
 
 # Triton's statistics extension, by the names that perf_analyzer gives them.
 STAGES = {"queue": "queue", "input": "compute_input", "infer": "compute_infer", "output": "compute_output"}
@@ -114,15 +116,12 @@ def _ask(
     connection: http.client.HTTPConnection, url: str, spec: ModelSpec, arrays: Mapping[str, Array]
 ) -> tuple[float, float, float]:
     """Seconds of sending, waiting and receiving."""
-    datatypes = {tensor.name: tensor.datatype for tensor in spec.inputs}
     begun = time.perf_counter()
-    tensors = [triton.InferInput(name, list(array.shape), datatypes[name]) for name, array in arrays.items()]
-    for tensor, array in zip(tensors, arrays.values(), strict=True):
-        tensor.set_data_from_numpy(array)
+    tensors = as_sent(triton, spec, arrays)
     wanted = [triton.InferRequestedOutput(tensor.name) for tensor in spec.outputs]
     body, header = triton.InferenceServerClient.generate_request_body(tensors, outputs=wanted)
     headers = {} if header is None else {"Inference-Header-Content-Length": str(header)}
-    connection.request("POST", f"/v2/models/{spec.name}/infer", body, headers)
+    connection.request("POST", f"/v2/models/{quote(spec.name)}/infer", body, headers)
     sent = time.perf_counter()
     response = connection.getresponse()
     arrived = time.perf_counter()
@@ -158,7 +157,7 @@ def _difference(model: str, before: Mapping[str, Any], after: Mapping[str, Any])
 
 
 def _is_ensemble(connection: http.client.HTTPConnection, model: str) -> bool:
-    connection.request("GET", f"/v2/models/{model}/config")
+    connection.request("GET", f"/v2/models/{quote(model)}/config")
     return bool(json.loads(connection.getresponse().read()).get("platform") == "ensemble")
 
 

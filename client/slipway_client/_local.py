@@ -46,14 +46,14 @@ class LocalTransport:
         try:
             found = find_model(self._repository, model, version)
             if found.backend == "ensemble":
-                plan(self._repository, found)
+                plan(self._repository, found, self._spec)
         except TritonError:
             return False
         return True
 
     def spec(self, model: str, version: str, timeout: float) -> ModelSpec:
         """What config.pbtxt says, with the batch dimension that Triton's metadata would show."""
-        return find_model(self._repository, model, version).spec
+        return self._spec(find_model(self._repository, model, version))
 
     def infer(
         self, spec: ModelSpec, version: str, inputs: Mapping[str, Array], outputs: Sequence[str], timeout: float
@@ -71,24 +71,30 @@ class LocalTransport:
         key = (model.name, model.version)
         if key not in self._loaded:
             if model.backend == "ensemble":
-                self._loaded[key] = Ensemble(self._repository, model, self._step)
+                self._loaded[key] = Ensemble(self._repository, model, self._spec, self._step)
             else:
                 self._loaded[key] = PythonModel(model) if model.backend == "python" else OnnxModel(model)
         return self._loaded[key]
+
+    def _spec(self, model: LocalModel) -> ModelSpec:
+        """What the model takes and gives; an ONNX file fills in what its configuration leaves out."""
+        loaded = self._open(model) if model.backend == "onnxruntime" else None
+        return loaded.spec if isinstance(loaded, OnnxModel) else model.spec
 
     def _step(
         self, name: str, version: str, inputs: Mapping[str, Array], outputs: Sequence[str], timeout: float
     ) -> Mapping[str, Array]:
         """Ask a step of an ensemble, which must get exactly what it takes: a server casts nothing either."""
         model = find_model(self._repository, name, version)
-        for tensor in model.spec.inputs:
+        spec = self._spec(model)
+        for tensor in spec.inputs:
             array = inputs[tensor.name]
             if array.dtype != DTYPES[tensor.datatype] or not tensor.fits(array.shape):
                 raise ServerError(
                     f"model '{name}': input '{tensor.name}': expected {tensor}, got {array.dtype} {list(array.shape)}"
                 )
-            if 0 < model.spec.max_batch_size < len(array):
+            if 0 < spec.max_batch_size < len(array):
                 raise ServerError(
-                    f"model '{name}': expected a batch of at most {model.spec.max_batch_size}, got {len(array)}"
+                    f"model '{name}': expected a batch of at most {spec.max_batch_size}, got {len(array)}"
                 )
         return self._open(model).run(inputs, outputs, timeout)

@@ -20,7 +20,9 @@ MODULE = "triton_python_backend_utils"
 
 _LOG = logging.getLogger("slipway_client.local")
 
-TRITON_STRING_TO_NUMPY = {f"TYPE_{'STRING' if name == 'BYTES' else name}": dtype.type for name, dtype in DTYPES.items()}
+TRITON_STRING_TO_NUMPY = {
+    f"TYPE_{'STRING' if name == 'BYTES' else name}": dtype.type for name, dtype in DTYPES.items() if name != "BF16"
+}
 
 
 def backend_module(model_dir: Path) -> ModuleType:

@@ -9,8 +9,10 @@ from typing import Any
 
 from slipway_client._errors import ServerError, TritonError
 from slipway_client._local_repository import LocalModel, find_model
-from slipway_client._types import Array
+from slipway_client._types import Array, ModelSpec
 
+# What a model takes and gives.
+SpecOf = Callable[[LocalModel], ModelSpec]
 # Asks a model: name, version ("" is the newest), inputs, wanted outputs, seconds.
 Ask = Callable[[str, str, Mapping[str, Array], Sequence[str], float], Mapping[str, Array]]
 
@@ -32,9 +34,9 @@ class Ensemble:
         TritonError: the steps do not fit together (see `plan`).
     """
 
-    def __init__(self, repository: Path, model: LocalModel, ask: Ask) -> None:
+    def __init__(self, repository: Path, model: LocalModel, spec: SpecOf, ask: Ask) -> None:
         self._name = model.name
-        self._steps = plan(repository, model)
+        self._steps = plan(repository, model, spec)
         self._ask = ask
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], timeout: float) -> dict[str, Array]:
@@ -53,8 +55,10 @@ class Ensemble:
         """Nothing to give back: the steps' models are their own."""
 
 
-def plan(repository: Path, ensemble: LocalModel, inside: tuple[str, ...] = ()) -> list[Step]:
+def plan(repository: Path, ensemble: LocalModel, spec: SpecOf, inside: tuple[str, ...] = ()) -> list[Step]:
     """The steps of `ensemble` in an order in which each finds its tensors; nested ensembles are checked too.
+
+    `spec` says what a step's model takes and gives.
 
     Raises:
         ModelNotFound: a step's model is not in the repository.
@@ -64,7 +68,9 @@ def plan(repository: Path, ensemble: LocalModel, inside: tuple[str, ...] = ()) -
     chain = (*inside, ensemble.name)
     if ensemble.name in inside:
         raise TritonError(f"ensemble '{ensemble.name}' contains itself ({' → '.join(chain)}): correct config.pbtxt")
-    waiting = [_step(repository, ensemble.name, entry, chain) for entry in ensemble.config.ensemble_scheduling.step]
+    waiting = [
+        _step(repository, ensemble.name, entry, spec, chain) for entry in ensemble.config.ensemble_scheduling.step
+    ]
     known = {tensor.name for tensor in ensemble.config.input}
     given = [*known, *(tensor for step in waiting for tensor in step.outputs.values())]
     if twice := sorted({tensor for tensor in given if given.count(tensor) > 1}):
@@ -82,16 +88,17 @@ def plan(repository: Path, ensemble: LocalModel, inside: tuple[str, ...] = ()) -
     return ordered
 
 
-def _step(repository: Path, ensemble: str, entry: Any, chain: tuple[str, ...]) -> Step:
+def _step(repository: Path, ensemble: str, entry: Any, spec: SpecOf, chain: tuple[str, ...]) -> Step:
     name, number = entry.model_name, entry.model_version
     model = find_model(repository, name, str(number) if number > 0 else "")
     if model.backend == "ensemble":
-        plan(repository, model, chain)
+        plan(repository, model, spec, chain)
     step = Step(name, model.version, dict(entry.input_map), dict(entry.output_map))
-    inputs = {tensor.name for tensor in model.spec.inputs}
+    takes = spec(model)
+    inputs = {tensor.name for tensor in takes.inputs}
     if inputs != set(step.inputs):
         raise _wrong(ensemble, f"model '{name}' takes {sorted(inputs)} and its step maps {sorted(step.inputs)}")
-    if unknown := sorted(set(step.outputs) - {tensor.name for tensor in model.spec.outputs}):
+    if unknown := sorted(set(step.outputs) - {tensor.name for tensor in takes.outputs}):
         raise _wrong(ensemble, f"model '{name}' has no output {_quoted(unknown)}")
     return step
 

@@ -9,11 +9,9 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from google.protobuf import json_format
-from google.protobuf.message import Message
-
 from slipway_client._errors import DeadlineExceeded, ServerError, TritonError, one_line
 from slipway_client._local_backend import Logger, backend_module
+from slipway_client._local_config import triton_json
 from slipway_client._local_imports import ModelModules
 from slipway_client._local_repository import LocalModel
 from slipway_client._local_request import (
@@ -128,8 +126,10 @@ class PythonModel:
 
 def _initialize_arguments(model: LocalModel) -> dict[str, str]:
     """What Triton hands to `initialize`: every value is a string."""
+    config = triton_json(model)
+    config["default_model_filename"] = config["default_model_filename"] or model.file.name
     return {
-        "model_config": json.dumps(_model_config(model)),
+        "model_config": json.dumps(config),
         "model_instance_kind": "CPU",
         "model_instance_name": f"{model.name}_0_0",
         "model_instance_device_id": "0",
@@ -137,35 +137,6 @@ def _initialize_arguments(model: LocalModel) -> dict[str, str]:
         "model_version": model.version,
         "model_name": model.name,
     }
-
-
-def _model_config(model: LocalModel) -> dict[str, Any]:
-    """config.pbtxt in Triton's JSON: field names of the protobuf, defaults included, integers as integers."""
-    config = type(model.config)()
-    config.CopyFrom(model.config)
-    config.name = config.name or model.name
-    config.default_model_filename = config.default_model_filename or model.file.name
-    converted = json_format.MessageToDict(
-        config, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    _restore_integers(config, converted)
-    return converted
-
-
-def _restore_integers(message: Message, converted: dict[str, Any]) -> None:
-    """Protobuf's JSON holds 64-bit integers as strings; Triton's holds numbers (`dims: [384]`)."""
-    for field, value in message.ListFields():
-        repeated = not isinstance(value, (Message, str, bytes, int, float))
-        if field.type in (field.TYPE_INT64, field.TYPE_UINT64):
-            converted[field.name] = list(value) if repeated else value
-        elif field.message_type is not None and field.message_type.GetOptions().map_entry:
-            for key, entry in value.items():
-                if isinstance(entry, Message):
-                    _restore_integers(entry, converted[field.name][str(key)])
-        elif field.message_type is not None:
-            entries = zip(value, converted[field.name], strict=True) if repeated else [(value, converted[field.name])]
-            for entry, target in entries:
-                _restore_integers(entry, target)
 
 
 def _kind(value: Any) -> str:

@@ -51,7 +51,7 @@ class LocalModel:
 
 
 def find_model(repository: Path, name: str, version: str) -> LocalModel:
-    """The model `name`, its newest version unless one is named.
+    """The model `name`, the newest version that is served unless one is named.
 
     Raises:
         ModelNotFound: no such model, no such version, or the version lacks its file.
@@ -60,9 +60,13 @@ def find_model(repository: Path, name: str, version: str) -> LocalModel:
     folder = repository / name
     config = _config(repository, name)
     backend = _backend(name, config)
-    versions = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
-    chosen = version or (str(max(versions)) if versions else "1")
+    served = served_versions(folder, config)
+    if version and served and version not in served:
+        raise ModelNotFound(f"model '{name}' has no version {version}: it serves {', '.join(served)}")
+    chosen = version or (served[-1] if served else "1")
     file = folder / chosen / (DEFAULT_FILES[backend] and (config.default_model_filename or DEFAULT_FILES[backend]))
+    if backend == "onnxruntime" and file.is_dir():  # a large model: its weights lie beside it
+        file /= DEFAULT_FILES[backend]
     if not (file.is_dir() if backend == "ensemble" else file.is_file()):
         what = "folder" if backend == "ensemble" else "file"
         raise ModelNotFound(
@@ -70,6 +74,18 @@ def find_model(repository: Path, name: str, version: str) -> LocalModel:
             "(`dvc stage list`)"
         )
     return LocalModel(name, chosen, folder, backend, file, config)
+
+
+def served_versions(folder: Path, config: Any) -> list[str]:
+    """The versions that Triton would serve, the newest last: by `version_policy`, else the newest alone."""
+    names = [path.name for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
+    found = sorted(int(name) for name in names if not name.startswith("0"))  # Triton ignores the others
+    policy = config.version_policy
+    if policy.HasField("specific"):
+        found = [number for number in found if number in policy.specific.versions]
+    elif not policy.HasField("all"):
+        found = found[-max(1, policy.latest.num_versions) :]
+    return [str(number) for number in found]
 
 
 def _config(repository: Path, name: str) -> Any:
@@ -99,4 +115,5 @@ def _backend(name: str, config: Any) -> str:
 def _tensors(entries: Any, batch: tuple[int, ...]) -> Iterable[TensorSpec]:
     for entry in entries:
         name = pb.DataType.Name(entry.data_type).removeprefix("TYPE_")
-        yield TensorSpec(entry.name, "BYTES" if name == "STRING" else name, (*batch, *entry.dims))
+        datatype, optional = "BYTES" if name == "STRING" else name, bool(getattr(entry, "optional", False))
+        yield TensorSpec(entry.name, datatype, (*batch, *entry.dims), optional)

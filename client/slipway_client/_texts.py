@@ -84,4 +84,4 @@ def _ask(model: Model, texts: Sequence[str]) -> Iterator[Result]:
         if len(array) != len(texts):
             raise ServerError(f"model '{model.name}' gave {len(array)} rows of '{name}' for {len(texts)} texts")
     for row in range(len(texts)):
-        yield Result({name: array[row] for name, array in answer.items()}, answer.model_name, answer.model_version)
+        yield Result({name: array[row, ...] for name, array in answer.items()}, answer.model_name, answer.model_version)

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-# Triton's datatypes (v2 inference protocol) in NumPy's.
+# Triton's datatypes (v2 inference protocol) in NumPy's, which has no BF16: its tensors are float32 here, and rounded
+# when they are sent.
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
     "UINT8": np.dtype(np.uint8),
@@ -26,6 +27,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "FP32": np.dtype(np.float32),
     "FP64": np.dtype(np.float64),
     "BYTES": np.dtype(np.object_),
+    "BF16": np.dtype(np.float32),
 }
 
 
@@ -41,13 +43,34 @@ def as_bytes(array: Array) -> Array:
     return result.reshape(array.shape)
 
 
+def bfloat16_bits(array: Array) -> Array:
+    """float32 rounded to BF16 (to the nearest, ties to even), as uint16 with the same bits."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16)
+
+
+def from_bfloat16(bits: Array) -> Array:
+    """The float32 of BF16 bits."""
+    result: Array = (bits.astype(np.uint32) << 16).view(np.float32)
+    return result
+
+
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor as the server names it: `datatype` in Triton's terms, -1 in `shape` where any size goes."""
+    """A tensor as the server names it.
+
+    Attributes:
+        name: the tensor's.
+        datatype: in Triton's terms.
+        shape: -1 where any size goes.
+        optional: whether a request may leave it out.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    optional: bool = False
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether an array of `shape` is one of this tensor's."""

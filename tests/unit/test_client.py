@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import socket
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,19 +15,20 @@ from typing import Any
 import numpy as np
 import pytest
 import slipway_client
-from PIL import Image
 from slipway_client import (
+    DTYPES,
     Client,
     ConnectError,
     DeadlineExceeded,
     InvalidInput,
+    ModelNotFound,
     ModelSpec,
     TensorSpec,
     TritonError,
     check_inputs,
-    read_image,
+    parse_url,
 )
-from slipway_client._grpc import GrpcTransport
+from slipway_client._grpc import GrpcTransport, is_loopback
 
 from tests.support import free_ports
 
@@ -88,7 +92,12 @@ def test_inputs_become_the_models_dtypes_and_the_result_names_its_version() -> N
         ({"image": IMAGE, "text": np.zeros((2, 1))}, r"expected text or bytes BYTES \[n, 1\], got FP64 \[2, 1\]"),
         ({"image": IMAGE, "text": [["a"]]}, r"expected one batch size for all inputs, got \[1, 2\]"),
         ({"image": np.zeros((5, 2, 2), np.float32), "text": [["a"]] * 5}, "expected a batch of at most 4, got 5"),
-        ({"image": np.zeros((0, 2, 2), np.float32), "text": TEXT}, r"got FP32 \[0, 2, 2\]"),
+        (
+            {"image": np.zeros((0, 2, 2), np.float32), "text": TEXT},
+            r"expected a batch of at least one, FP32 \[n, 2, 2\], got FP32 \[0, 2, 2\]",
+        ),
+        ({"image": np.zeros((2, 0, 2), np.float32), "text": TEXT}, r"expected FP32 \[n, 2, 2\], got FP32 \[2, 0, 2\]"),
+        ({"image": [[[1]], [[1, 2]]], "text": TEXT}, r"expected FP32 \[n, 2, 2\], got lists of different lengths"),
     ],
 )
 def test_an_input_that_the_model_does_not_take_is_refused_with_expected_and_got(
@@ -111,12 +120,120 @@ def test_waiting_says_what_was_not_ready() -> None:
         client.wait_ready("both", "other", timeout=0.2)
 
 
+def one_input(datatype: str, *shape: int, batch: int = 4) -> ModelSpec:
+    return ModelSpec("one", "1", (TensorSpec("x", datatype, shape),), (), batch)
+
+
+def test_nothing_is_given_where_a_dimension_is_free_and_it_is_not_the_batch() -> None:
+    cache = check_inputs(one_input("FP32", -1, -1, 2), {"x": np.zeros((1, 0, 2), np.float32)})["x"]
+    assert cache.shape == (1, 0, 2)
+    assert check_inputs(one_input("FP32", -1, 2, batch=0), {"x": np.zeros((0, 2), np.float32)})["x"].shape == (0, 2)
+    for datatype in ("BYTES", "INT64", "BF16"):  # an empty list says nothing of its datatype
+        empty = check_inputs(one_input(datatype, -1, -1), {"x": [[], []]})["x"]
+        assert (empty.shape, empty.dtype) == ((2, 0), DTYPES[datatype])
+
+
+def test_bf16_is_float32_to_numpy_and_an_unknown_datatype_is_refused() -> None:
+    half = check_inputs(one_input("BF16", -1, 2), {"x": np.ones((1, 2), np.float16)})["x"]
+    assert half.dtype == np.float32
+    with pytest.raises(InvalidInput, match=r"expected BF16 \[n, 2\], got FP64 \[1, 2\]"):
+        check_inputs(one_input("BF16", -1, 2), {"x": np.ones((1, 2))})
+    with pytest.raises(InvalidInput, match=r"input 'x' of model 'one': expected a datatype out of \['BOOL', .*got FP8"):
+        check_inputs(one_input("FP8", -1, 2), {"x": np.ones((1, 2))})
+
+
+def test_a_scalar_stays_one() -> None:
+    assert check_inputs(one_input("FP32", batch=0), {"x": np.float32(1)})["x"].shape == ()
+
+
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://localhost", "http://", "http://h:port", "http://h/v2", "local:", "http://[::1"]
+    "url",
+    [
+        *("ftp://localhost", "http://", "http://h:port", "http://h/v2", "local:", "http://[::1", "", "http://:8000"),
+        *("http://h:0", "http://user:word@h", "http://h?x=1", "http://::1:8000", f"http://{'a' * 70}", "http:/h:8000"),
+    ],
 )
 def test_a_url_of_another_form_is_refused_with_the_forms_there_are(url: str) -> None:
     with pytest.raises(TritonError, match="expected http://host:port, grpc://host:port or local:path"):
         Client(url)
+
+
+@pytest.mark.parametrize("address", ["localhost:8000", "localhost", "127.0.0.1:8000", "[::1]:8000"])
+def test_an_address_without_a_scheme_is_answered_with_the_url_to_write(address: str) -> None:
+    with pytest.raises(TritonError, match=rf": write (http://{re.escape(address)}), or ") as refused:
+        parse_url(address)
+    found = re.search(r"write (\S+),", str(refused.value))
+    assert found
+    assert parse_url(found[1])[0] == "http"
+
+
+def test_tls_is_refused_by_name() -> None:
+    with pytest.raises(TritonError, match="TLS is not spoken"):
+        Client("https://localhost:8000")
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("http://localhost:8000/", ("http", "localhost:8000")),
+        ("HTTP://localhost", ("http", "localhost:8000")),
+        (" http://h:9 ", ("http", "h:9")),
+        ("http://h:", ("http", "h:8000")),
+        ("grpc://[::1]", ("grpc", "[::1]:8001")),
+        ("http://[::1]:9/", ("http", "[::1]:9")),
+        ("local:some/path", ("local", "some/path")),
+    ],
+)
+def test_a_url_is_taken_as_people_type_it(url: str, parts: tuple[str, str]) -> None:
+    assert parse_url(url) == parts
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e9])
+def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
+    with pytest.raises(TritonError, match=r"timeout .*: expected more than 0 seconds, and at most 1e\+06"):
+        Client("http://h", timeout=timeout)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../other", "/etc", "a/b", "a\0b", "gr\udcfcn"])
+def test_a_name_that_no_folder_has_is_no_model(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelNotFound, match="is no name of a model"):
+        Client(f"local:{tmp_path}").model(name)
+
+
+@pytest.mark.parametrize(
+    ("address", "here"),
+    [
+        *((f"{host}:8001", True) for host in ("localhost", "a.localhost", "127.0.0.1", "127.9.9.9", "0.0.0.0")),
+        *((f"[{host}]:8001", True) for host in ("::1", "::", "::ffff:127.0.0.1")),
+        *((f"{host}:8001", False) for host in ("example.com", "10.0.0.1", "localhost.example.com", "[fe80::1]")),
+    ],
+)
+def test_an_address_is_this_machine_or_another(address: str, here: bool) -> None:
+    assert is_loopback(address) is here
+
+
+def test_a_proxy_of_the_environment_is_asked_for_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(20)
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        for name in ("no_proxy", "no_grpc_proxy", "grpc_proxy", "https_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        with Client("grpc://another.invalid:9", timeout=20) as client:
+            asking = threading.Thread(target=client._transport.server_ready, args=(20,))
+            asking.start()
+            connection, _ = proxy.accept()
+            with connection:
+                assert connection.recv(100).startswith(b"CONNECT another.invalid:9 ")
+            asking.join()
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_a_host_that_no_name_server_has_is_a_connect_error(scheme: str) -> None:
+    with (
+        Client(f"{scheme}://nowhere.invalid:9", timeout=5) as client,
+        pytest.raises(ConnectError, match=rf"no server answers at {scheme}://nowhere\.invalid:9"),
+    ):
+        client.model("digits").infer({})
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
@@ -127,37 +244,6 @@ def test_a_server_that_is_away_is_a_connect_error(scheme: str) -> None:
         pytest.raises(ConnectError, match=rf"no server answers at {scheme}://127\.0\.0\.1:{port}.*: start it"),
     ):
         client.model("digits").infer({})
-
-
-def test_images_become_scaled_arrays_and_are_not_resized(tmp_path: Path) -> None:
-    tensor = TensorSpec("image", "FP32", (-1, 1, 2, 3))
-    Image.new("RGB", (3, 2), (255, 255, 255)).save(tmp_path / "white.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "white.png", tensor), np.ones((1, 1, 2, 3), np.float32))
-    np.save(tmp_path / "flat.npy", np.full((2, 3), 7, np.float32))
-    assert read_image(tmp_path / "flat.npy", tensor).shape == (1, 1, 2, 3)
-    colour = read_image(tmp_path / "white.png", TensorSpec("image", "FP32", (-1, 3, 2, 3)))
-    assert colour.shape == (1, 3, 2, 3)
-    Image.new("L", (4, 4)).save(tmp_path / "large.png")
-    with pytest.raises(InvalidInput, match=r"large\.png: expected 2 x 3 pixels, 1 channel .* got \[1, 4, 4\]"):
-        read_image(tmp_path / "large.png", tensor)
-
-
-def test_images_whose_brightness_would_be_read_wrongly_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.full((2, 3), 40000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(InvalidInput, match=r"deep\.png: expected an image of 8 bits a channel, got one of mode I;16"):
-        read_image(tmp_path / "deep.png", TensorSpec("image", "FP32", (-1, 1, 2, 3)))
-    with (tmp_path / "archive.npy").open("wb") as file:
-        np.savez(file, a=np.zeros(3))
-    with pytest.raises(InvalidInput, match="an archive of several"):
-        read_image(tmp_path / "archive.npy", TensorSpec("image", "FP32", (-1, 1, 2, 3)))
-
-
-@pytest.mark.parametrize("name", ["text.png", "text.npy", "absent.png", "absent.npy"])
-def test_a_file_that_is_no_image_and_no_array_is_refused(tmp_path: Path, name: str) -> None:
-    if name.startswith("text"):
-        (tmp_path / name).write_text("not an image")
-    with pytest.raises(InvalidInput, match=name):
-        read_image(tmp_path / name, TensorSpec("image", "FP32", (-1, 1, 2, 3)))
 
 
 def test_everything_exported_is_listed_and_every_error_is_a_triton_error() -> None:

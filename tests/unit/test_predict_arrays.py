@@ -1,15 +1,17 @@
-"""`slipway predict` with models whose input is an array and no image: .npy files, tables, and bad input in one line."""
+"""`slipway predict` with models of arrays: .npy and .npz files, tables, and bad input in one line."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from slipway_client import InvalidInput, TensorSpec, read_example
+from slipway_client import InvalidInput, ModelSpec, TensorSpec, check_inputs, read_example, read_inputs
 
 from tests.support import error_lines, slipway, write_manifest, write_model
 
@@ -65,6 +67,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, array in ARRAYS.items():
         np.save(folder / name, array)
     (folder / "photo.png").touch()
+    (folder / "photo.npz").touch()
+    ones = np.ones(3, np.float32)
+    np.savez(folder / "left.npz", left=ones)
+    np.savez(folder / "long.npz", left=ones, right=np.ones(4, np.float32))
+    np.savez(folder / "both.npz", left=ones, right=np.array([[0.25, np.nan, np.inf]], np.float32))
     return folder
 
 
@@ -76,6 +83,7 @@ ARRAYS: dict[str, Any] = {
     "long.npy": np.zeros(4, np.float32),
     "several.npy": np.zeros((2, 3), np.float32),
     "scalar.npy": np.float32(1),
+    "nan.npy": np.array([np.nan, 1, 2], np.float32),
 }
 
 
@@ -123,10 +131,30 @@ def test_a_model_without_batches_or_labels_gives_the_number_of_the_class(workspa
             1,
             "double.npy: expected an array of float32, got float64: save it with `array.astype(numpy.float32)`",
         ),
-        (["rows"], 2, "nothing to ask: pass image or .npy files"),
-        (["rows", "--file", "x.txt"], 2, "model 'rows' takes FP32 [n, 3]: pass image or .npy files"),
-        (["sum", "red.npy"], 1, "model 'sum' is no classifier of one array or one text: ask it from Python"),
-        (["table", "red.npy"], 1, "model 'table' is no classifier of one array or one text: ask it from Python"),
+        (["rows"], 2, "nothing to ask: pass image, .npy or .npz files"),
+        (["rows", "--file", "x.txt"], 2, "model 'rows' takes FP32 [n, 3]: pass image, .npy or .npz files"),
+        (["sum", "--file", "x.txt"], 2, "model 'sum' takes FP32 [n, 3], FP32 [n, 3]: pass image, .npy or .npz files"),
+        (
+            ["sum", "red.npy"],
+            1,
+            "red.npy: expected the 2 inputs of model 'sum' (left FP32 [n, 3], right FP32 [n, 3]) in a .npz file, which "
+            "`numpy.savez('example.npz', left=numpy.zeros((1, 3), 'float32'), right=numpy.zeros((1, 3), 'float32'))` "
+            "writes, got a .npy file",
+        ),
+        (["sum", "left.npz"], 1, "left.npz: expected a .npz file with the inputs ['left', 'right'], got ['left']"),
+        (["sum", "absent.npz"], 1, "absent.npz: expected a .npz file with the inputs ['left', 'right'], got no such"),
+        (["sum", "photo.npz"], 1, "photo.npz: expected a .npz file with the inputs ['left', 'right'], got something"),
+        (
+            ["sum", "long.npz"],
+            1,
+            "long.npz, 'right': expected one example of input 'right' (FP32 [3]) in a .npy file, got shape [4]",
+        ),
+        (
+            ["rows", "nan.npy"],
+            1,
+            "nan.npy: model 'rows' answers NaN in 'probabilities', which is no number: is NaN or infinity in the input",
+        ),
+        (["rows", "red.npy", "--timeout", "0"], 1, "timeout 0: expected more than 0 seconds"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_was_expected(
@@ -140,6 +168,46 @@ def test_bad_input_is_one_line_that_says_what_was_expected(
     assert not result.stdout
 
 
+def test_several_inputs_come_by_name_out_of_one_file_and_json_has_null_for_what_is_no_number(workspace: Path) -> None:
+    result = slipway(workspace, "predict", "--local", "sum", "both.npz")
+    assert result.returncode == 0, result.stderr
+    assert [" ".join(line.split()) for line in result.stdout.splitlines()] == ["file sum", "both.npz [1.25, nan, inf]"]
+    printed = slipway(workspace, "predict", "--local", "sum", "both.npz", "--json").stdout
+    (answer,) = json.loads(printed, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert answer == {"file": "both.npz", "sum": [1.25, None, None], "model": "sum", "version": "1"}
+
+
+def test_the_file_that_a_model_of_several_inputs_asks_for_is_written_by_what_it_says(workspace: Path) -> None:
+    (line,) = error_lines(slipway(workspace, "predict", "--local", "sum", "red.npy"))
+    code = line.split("`")[1]
+    subprocess.run([sys.executable, "-c", f"import numpy; {code}"], cwd=workspace, check=True)
+    result = slipway(workspace, "predict", "--local", "sum", "example.npz")
+    assert result.stdout.splitlines()[1].split() == ["example.npz", "[0,", "0,", "0]"], result.stderr
+
+
+def test_the_recipe_of_a_file_fits_any_names_and_datatypes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for names in (("x", "y"), ("input.1:0", "a/b"), ("x", "class")):
+        kinds = (("BYTES", (-1, 1)), ("BF16", (-1, 2, -1)))
+        inputs = tuple(TensorSpec(name, kind, shape) for name, (kind, shape) in zip(names, kinds, strict=True))
+        spec = ModelSpec("m", "1", inputs, (), 4)
+        with pytest.raises(InvalidInput) as refused:
+            read_inputs(Path("x.png"), spec)
+        exec(str(refused.value).split("`")[1], {"numpy": np})
+        found = check_inputs(spec, read_inputs(Path("example.npz"), spec))
+        assert [found[name].tolist() for name in names] == [[[b"text"]], [[[0], [0]]]]
+
+
+def test_a_first_dimension_that_counts_nothing_is_part_of_the_example(tmp_path: Path) -> None:
+    np.save(tmp_path / "wave.npy", np.zeros(160, np.float32))
+    np.save(tmp_path / "frames.npy", np.zeros((7, 2), np.float32))
+    for name, shape in (("wave", (-1,)), ("frames", (-1, 2))):
+        spec = ModelSpec("m", "1", (TensorSpec("x", "FP32", shape),), (), 0)
+        assert len(read_inputs(tmp_path / f"{name}.npy", spec)["x"]) in (160, 7)
+    np.save(tmp_path / "none.npy", np.zeros((0, 2), np.float32))
+    assert read_example(tmp_path / "none.npy", TensorSpec("x", "FP32", (-1, -1, 2))).shape == (1, 0, 2)
+
+
 def test_an_example_comes_as_the_input_takes_it(tmp_path: Path) -> None:
     np.save(tmp_path / "row.npy", np.arange(3, dtype=np.float32))
     np.save(tmp_path / "column.npy", np.zeros((1, 1), np.float32))
@@ -148,8 +216,8 @@ def test_an_example_comes_as_the_input_takes_it(tmp_path: Path) -> None:
     assert read_example(tmp_path / "row.npy", TensorSpec("row", "FP32", (-1, -1))).shape == (1, 3)
     assert read_example(tmp_path / "column.npy", TensorSpec("column", "FP32", (-1, 1, 1))).shape == (1, 1, 1)
     assert read_example(tmp_path / "column.npy", TensorSpec("column", "FP32", (-1, 1))).shape == (1, 1)
-    image = TensorSpec("image", "FP32", (-1, 1, 1, 3))
+    image = TensorSpec("image", "FP32", (-1, 1, 2, 5))
     assert read_example(tmp_path / "row.npy", TensorSpec("row", "FP64", (-1, 3))).shape == (1, 3)
-    np.save(tmp_path / "pixels.npy", np.zeros((1, 3)))
+    np.save(tmp_path / "pixels.npy", np.zeros((2, 5)))
     with pytest.raises(InvalidInput, match=r"pixels\.npy: expected an array of float32, got float64"):
         read_example(tmp_path / "pixels.npy", image)

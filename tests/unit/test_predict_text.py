@@ -6,12 +6,13 @@ import json
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from slipway_client import Client, InvalidInput, ask_texts, read_texts
 
-from tests.support import BIN, ROOT, environment, error_lines
-from tests.text_models import ECHO, TEXT, write_python_model, write_text_models
+from tests.graphs import graph
+from tests.support import BIN, environment, error_lines, write_model
+from tests.text_models import ECHO, TEXT, VECTOR, write_python_model, write_text_models
 
 NO_BATCH = """
 import triton_python_backend_utils as pb_utils
@@ -23,6 +24,20 @@ class TritonPythonModel:
 """
 
 
+# A text "3 4" becomes the vector of this direction with the length 1.
+UNIT = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        (texts,) = [request.inputs()[0].as_numpy().ravel() for request in requests]
+        vectors = np.array([[float(one) for one in text.split()] for text in texts], np.float32)
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("unit", vectors)])]
+"""
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that is a workspace to `slipway predict --local`."""
@@ -31,10 +46,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "model_build" / "conf").mkdir(parents=True)
     write_text_models(folder / "model_repository")
     write_python_model(folder / "model_repository", "single", NO_BATCH, f"{TEXT} {ECHO}", batch=0)
-    images = folder / "model_repository" / "digits_fp32"  # asked for nothing but its inputs
-    (images / "1").mkdir(parents=True)
-    (images / "1" / "model.onnx").touch()
-    (images / "config.pbtxt").write_bytes((ROOT / "model_repository" / "digits_fp32" / "config.pbtxt").read_bytes())
+    nodes = [helper.make_node("Flatten", ["image"], ["probabilities"])]
+    tensors = {"image": (TensorProto.FLOAT, ["n", 1, 28, 28])}
+    images = graph(nodes, tensors, {"probabilities": (TensorProto.FLOAT, ["n", 784])})
+    write_model(folder / "model_repository", "images", images, 'backend: "onnxruntime"')
     return folder
 
 
@@ -57,19 +72,24 @@ def test_texts_get_a_table_of_their_answers(workspace: Path) -> None:
     assert second.split() == ["0"]
 
 
-def test_vectors_get_a_table_of_their_nearness_to_the_first_and_json_has_them_whole(workspace: Path) -> None:
-    result = predict(workspace, "embed", "ab", "b", "abab")
+def test_vectors_of_length_one_get_a_table_of_their_nearness_and_json_has_them_whole(workspace: Path) -> None:
+    vector = VECTOR.replace("embedding", "unit")
+    write_python_model(workspace / "model_repository", "unit", UNIT, f"{TEXT} {vector}", batch=4)
+    result = predict(workspace, "unit", "3 4", "4 3", "0 0")
     assert result.returncode == 0, result.stderr
     head, *rows = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert head == "text dimension cosine similarity to the first text"
-    vectors = [np.array([sum(map(ord, text)), len(text)], float) for text in ("ab", "b", "abab")]
-    near = [vectors[0] @ v / np.linalg.norm(vectors[0]) / np.linalg.norm(v) for v in vectors]
-    assert rows == [f"{text} 2 {value:.4f}" for text, value in zip(("ab", "b", "abab"), near, strict=True)]
-    answers = json.loads(predict(workspace, "embed", "ab", "b", "--json").stdout)
+    assert rows == ["3 4 2 1.0000", "4 3 2 0.9600", "0 0 2 undefined"]
+    answers = json.loads(predict(workspace, "unit", "3 4", "0 0", "--json").stdout)
     assert answers == [
-        {"text": "ab", "embedding": [195.0, 2.0], "model": "embed", "version": "1"},
-        {"text": "b", "embedding": [98.0, 1.0], "model": "embed", "version": "1"},
+        {"text": "3 4", "unit": pytest.approx([0.6, 0.8]), "model": "unit", "version": "1"},
+        {"text": "0 0", "unit": [0, 0], "model": "unit", "version": "1"},
     ]
+
+
+def test_other_vectors_are_shown_as_they_are(workspace: Path) -> None:
+    result = predict(workspace, "embed", "ab")
+    assert [line.split() for line in result.stdout.splitlines()] == [["text", "embedding"], ["ab", "[195,", "2]"]]
 
 
 def test_a_file_follows_the_arguments_and_more_texts_than_a_batch_are_all_answered(workspace: Path) -> None:
@@ -94,9 +114,13 @@ def test_a_model_without_batches_gets_one_text_a_request(workspace: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["shout"], 2, "nothing to ask: pass image or .npy files, or texts (or --file FILE) for a model of texts"),
-        (["digits_fp32"], 2, "nothing to ask"),
-        (["digits_fp32", "--file", "x.txt"], 2, "takes FP32 [n, 1, 28, 28]: pass image or .npy files"),
+        (
+            ["shout"],
+            2,
+            "nothing to ask: pass image, .npy or .npz files, or texts (or --file FILE) for a model of texts",
+        ),
+        (["images"], 2, "nothing to ask"),
+        (["images", "--file", "x.txt"], 2, "takes FP32 [n, 1, 28, 28]: pass image, .npy or .npz files"),
         (["shout", "--file", "absent.txt"], 1, "absent.txt: expected UTF-8 text, one a line, got no such file"),
         (["shout", "--file", "."], 1, ".: expected UTF-8 text, one a line, got is a directory"),
         (["shout", "--file", "-"], 1, "standard input: expected UTF-8 text, one a line, got nothing: write a text"),
@@ -112,7 +136,7 @@ def test_a_model_without_batches_gets_one_text_a_request(workspace: Path) -> Non
         ),
         (["stream", "several words"], 1, "model 'stream' is decoupled: it sent 2 responses"),
         (["shout", "!"], 1, "model 'shout': nothing is louder than '!'"),
-        (["embed_pooling", "a"], 1, "model 'embed_pooling' is no classifier of one array or one text: ask it from"),
+        (["embed_pooling", "a"], 1, "a: expected the 2 inputs of model 'embed_pooling' (input_ids INT64 [n, n], "),
         (["nope", "a"], 1, "no model 'nope' in"),
     ],
 )
