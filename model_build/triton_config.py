@@ -13,6 +13,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import np_to_triton_dtype
 
 from model_build._errors import ConfigurationError, ExportError
+from model_build.batching import why_alone
 from model_build.config import ServedConfig, TritonConfig
 from model_build.engine.shapes import WHICH, find_shapes
 from model_build.onnx_export import open_session
@@ -43,6 +44,7 @@ _TYPES = {
     "tensor(int32)": pb.TYPE_INT32,
     "tensor(int64)": pb.TYPE_INT64,
     "tensor(float16)": pb.TYPE_FP16,
+    "tensor(bfloat16)": pb.TYPE_BF16,
     "tensor(float)": pb.TYPE_FP32,
     "tensor(double)": pb.TYPE_FP64,
     "tensor(string)": pb.TYPE_STRING,
@@ -57,8 +59,11 @@ def graph_model(
     files: Mapping[str, bytes],
     inputs: Mapping[str, Array],
     outputs: Mapping[str, Array],
+    trial: Mapping[str, Array] | None = None,
 ) -> ServedModel:
     """One ONNX file behind the onnxruntime backend: NVIDIA's on a GPU, on a CPU with threads of its own.
+
+    A graph whose rows do not stay apart gets `max_batch_size: 0`, and the file says why.
 
     Args:
         name: of the model.
@@ -67,17 +72,21 @@ def graph_model(
         files: further files of the folder; labels.txt names the classes of every output.
         inputs: golden request.
         outputs: its answer.
+        trial: inputs of a few examples, which are tried alone and together; the golden request's unless given.
     """
     graph = Graph(graph, graph) if isinstance(graph, bytes) else graph
     session = open_session(graph.cpu)
+    names = [node.name for node in session.get_outputs()]
+    reasons = [why_alone(content, names, trial or inputs) for content in {graph.cpu, graph.gpu}]
+    alone = next((reason for reason in reasons if reason), "")
     gpu, cpu = (pb.ModelConfig(name=name, backend=ONNX_RUNTIME) for _ in range(2))
     for message in (gpu, cpu):
         for node in session.get_inputs():
-            message.input.add(name=node.name, data_type=_type(node), dims=_dims(node))
+            _add(message.input, node, alone)
         for node in session.get_outputs():
-            labels = LABELS_FILE if LABELS_FILE in files else ""
-            message.output.add(name=node.name, data_type=_type(node), dims=_dims(node), label_filename=labels)
-        _batching(message, config)
+            _add(message.output, node, alone, label_filename=LABELS_FILE if LABELS_FILE in files else "")
+        if not alone:
+            _batching(message, config)
     gpu.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=config.gpu_instances)
     cpu.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=config.cpu_instances)
     cpu.parameters["intra_op_thread_count"].string_value = str(config.cpu_threads)
@@ -85,7 +94,8 @@ def graph_model(
     if len(contents) > 1:
         gpu.default_model_filename = tensorrt_name(GRAPH_FILE)
     versioned = {f"1/{file}": content for file, content in contents.items()}
-    return ServedModel(name, gpu, cpu, {**files, **versioned}, inputs, outputs)
+    note = f"max_batch_size is 0, each request runs alone: {alone}" if alone else ""
+    return ServedModel(name, gpu, cpu, {**files, **versioned}, inputs, outputs, note=note)
 
 
 def python_model(
@@ -141,11 +151,14 @@ def ensemble(
         files: of the folder: Triton takes no model without a version.
     """
     (first, first_inputs, _), (last, _, last_outputs) = steps[0], steps[-1]
-    message = pb.ModelConfig(name=name, platform="ensemble", max_batch_size=config.max_batch_size)
+    most = min(config.max_batch_size, *(model.cpu.max_batch_size for model, _, _ in steps))
+    message = pb.ModelConfig(name=name, platform="ensemble", max_batch_size=most)
     for tensor in first.cpu.input:
-        message.input.add(name=first_inputs[tensor.name], data_type=tensor.data_type, dims=tensor.dims)
+        dims = _whole(first.cpu, tensor, most)
+        message.input.add(name=first_inputs[tensor.name], data_type=tensor.data_type, dims=dims)
     for tensor in last.cpu.output:
-        message.output.add(name=last_outputs[tensor.name], data_type=tensor.data_type, dims=tensor.dims)
+        dims = _whole(last.cpu, tensor, most)
+        message.output.add(name=last_outputs[tensor.name], data_type=tensor.data_type, dims=dims)
     for model, inputs, outputs in steps:
         step = message.ensemble_scheduling.step.add(model_name=model.name, model_version=-1)
         step.input_map.update(inputs)
@@ -227,12 +240,13 @@ def _profile(graph: onnx.ModelProto, config: ServedConfig) -> dict[str, str]:
     return {f"trt_profile_{which}_shapes": shapes.argument(which) for which in WHICH}
 
 
-def to_text(message: Any, model: str) -> bytes:
-    """The message as a file that says who wrote it: the configuration of `model`."""
+def to_text(message: Any, model: str, note: str = "") -> bytes:
+    """The message as a file that says who wrote it: the configuration of `model`, and a note on what it decided."""
     head = (
         f"# Written by `slipway build {model}` from model_build/conf/{model}.yaml: change it there.\n"
         "# proto-file: model_config.proto\n# proto-message: inference.ModelConfig\n\n"
     )
+    head += f"# {' '.join(note.split())}\n" if note else ""
     return (head + text_format.MessageToString(message, use_short_repeated_primitives=True)).encode()
 
 
@@ -254,6 +268,15 @@ def _type(node: Any) -> int:
     return int(_TYPES[node.type])
 
 
-def _dims(node: Any) -> list[int]:
-    """Shape without the batch dimension, -1 where it is dynamic."""
-    return [size if isinstance(size, int) else -1 for size in node.shape[1:]]
+def _add(tensors: Any, node: Any, alone: str, **more: Any) -> None:
+    """Describe a tensor of the graph: without its first dimension, unless each request runs alone."""
+    shape = [size if isinstance(size, int) else -1 for size in node.shape]
+    dims = shape if alone else shape[1:]
+    tensor = tensors.add(name=node.name, data_type=_type(node), dims=dims or [1], **more)
+    if not dims and shape:  # one number for each row: Triton takes no tensor without dimensions
+        tensor.reshape.SetInParent()
+
+
+def _whole(step: Any, tensor: Any, most: int) -> list[int]:
+    """A step's dimensions as those of an ensemble, which has no batch where another step has none."""
+    return [-1, *tensor.dims] if step.max_batch_size and not most else [*tensor.dims]

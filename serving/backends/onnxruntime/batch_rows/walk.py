@@ -1,0 +1,219 @@
+"""One pass over a graph: two inferences of each tensor, and the rules of its operators."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import defs, helper, inliner, numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
+
+from .moving import apply_rule
+from .rules import CONSTANT, Call, Rows, Tensor, Unknown
+
+# Two batches that no other dimension is as large as: a size that differs between them comes from the batch.
+BATCHES = (7, 11)
+FREE_SIZES = (13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59)
+# Larger constants are weights: no operator takes a shape, axes or indices of that many numbers from one.
+LARGEST_VALUE = 4096
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether rows stay apart; false with the reason.
+
+    Attributes:
+        apart: every output has one row for each row of the inputs, made of nothing else.
+        known: whether that was found out: a graph with an operator that has no rule here is neither.
+        reason: what mixes the rows, or could not be followed.
+        carried: every output's first dimension is the batch, whatever its rows are made of; undecided graphs too.
+    """
+
+    apart: bool
+    known: bool = True
+    reason: str = ""
+    carried: bool = False
+
+    def __bool__(self) -> bool:
+        return self.apart
+
+
+def read_graph(path: Path) -> onnx.ModelProto:
+    """Read a graph without its external data."""
+    return onnx.load(str(path), load_external_data=False)
+
+
+def examine(model: onnx.ModelProto, outputs: Iterable[str] = ()) -> Verdict:
+    """Follow the batch, the first dimension of every input, to the outputs (all of them unless some are named)."""
+    try:
+        tensors = _Walk(model).run()
+    except Exception as error:  # noqa: BLE001 - whatever a stranger's graph does to the tools, it is undecided then
+        return Verdict(False, False, f"the graph could not be followed ({type(error).__name__}: {_line(error)})")
+    wanted = [*outputs] or [output.name for output in model.graph.output]
+    carried = all(_carried(tensors.get(name)) for name in wanted)
+    verdicts = [_output(name, tensors.get(name), carried) for name in wanted]
+    return min(verdicts, key=lambda one: (one.apart, not one.known), default=Verdict(False, reason="it has no output"))
+
+
+def _output(name: str, tensor: Tensor | None, carried: bool) -> Verdict:
+    where = tensor.where if tensor else Unknown("it is not computed")
+    if where == Rows(0):
+        return Verdict(True, carried=carried)
+    if isinstance(where, Unknown):
+        return Verdict(False, where.mixes, f"output '{name}': {where.reason}", carried)
+    if isinstance(where, Rows):
+        place = f"in dimension {where.axis}" if where.axis else f"as {where.outer * where.factor} rows for each"
+        return Verdict(False, True, f"output '{name}' holds the batch {place}, not as its first dimension")
+    return Verdict(False, True, f"output '{name}' does not depend on the batch")
+
+
+def _carried(tensor: Tensor | None) -> bool:
+    return tensor is not None and all(
+        shape is not None and len(shape) > 0 and shape[0] == batch
+        for shape, batch in zip(tensor.shapes, BATCHES, strict=True)
+    )
+
+
+@dataclass
+class _Walk:
+    """One pass over a graph's nodes in their order (ONNX asks for a topological one)."""
+
+    model: onnx.ModelProto
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def run(self) -> Mapping[str, Tensor]:
+        graph = self.model.graph
+        if self.model.functions:
+            graph = inliner.inline_local_functions(self.model).graph
+        for initializer in graph.initializer:
+            self.tensors[initializer.name] = _constant(initializer)
+        sizes: dict[str, int] = {}
+        rest = itertools.chain(FREE_SIZES, itertools.count(61, 2))
+        for value in graph.input:
+            if value.name not in self.tensors:
+                self.tensors[value.name] = _input(value, sizes, rest)
+        self.opsets = {"" if one.domain == "ai.onnx" else one.domain: one.version for one in self.model.opset_import}
+        for node in graph.node:
+            for name, tensor in zip(node.output, self._follow(node), strict=True):
+                if name:
+                    self.tensors[name] = tensor
+        return self.tensors
+
+    def _follow(self, node: onnx.NodeProto) -> Sequence[Tensor]:
+        inputs = [self.tensors[name] if name else None for name in node.input]
+        version = self.opsets.get(node.domain, self.opsets.get("", 1))
+        inferred = [self._infer(node, version, index) for index in range(2)]
+        types = [one or {} for one in inferred]
+        values = [self._evaluate(node, index) for index in range(2)]
+        outputs = []
+        for number, name in enumerate(node.output):
+            pair = tuple(one.get(name) for one in types)
+            known = tuple(one[number] if one else None for one in values)
+            shapes = tuple(_shape(kind, value) for kind, value in zip(pair, known, strict=True))
+            outputs.append(Tensor(pair, shapes, known, CONSTANT))
+        call = Call(node, version, _attributes(node), inputs, outputs, BATCHES, fits=None not in inferred)
+        for tensor, where in zip(outputs, apply_rule(call), strict=True):
+            tensor.where = where
+        return outputs
+
+    def _infer(self, node: onnx.NodeProto, version: int, index: int) -> Mapping[str, onnx.TypeProto] | None:
+        """Types of the node's outputs for one of the two batches; empty where there are none, None for wrong inputs."""
+        found = {name: self.tensors[name] for name in node.input if name}
+        types = {name: kind for name, tensor in found.items() if (kind := tensor.types[index]) is not None}
+        if not defs.has(node.op_type, node.domain) or len(types) < len(found):
+            return {}
+        schema = defs.get_schema(node.op_type, version, node.domain)
+        data = {
+            name: numpy_helper.from_array(tensor.values[index], name)
+            for name, tensor in found.items()
+            if tensor.values[index] is not None and tensor.values[index].dtype != np.object_
+        }
+        try:
+            return shape_inference.infer_node_outputs(
+                schema, node, types, data, opset_imports=list(self.model.opset_import)
+            )
+        except (shape_inference.InferenceError, ValueError, TypeError, RuntimeError):
+            return None
+
+    def _evaluate(self, node: onnx.NodeProto, index: int) -> Sequence[Any]:
+        """The node's outputs where they are small and follow from shapes and constants alone."""
+        if node.op_type in ("Shape", "Size"):
+            source = self.tensors[node.input[0]].shapes[index]
+            if source is None:
+                return ()
+            if node.op_type == "Size":
+                return (np.array(int(np.prod(source)), np.int64),)
+            attributes = _attributes(node)
+            return (np.array(source[attributes.get("start", 0) : attributes.get("end")], np.int64),)
+        if node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial") or _has_graph(node):
+            return ()
+        values = {name: self.tensors[name].values[index] for name in node.input if name}
+        if any(value is None for value in values.values()):
+            return ()
+        try:
+            found = ReferenceEvaluator(_with_opsets(node, self.model)).run(None, values)
+        except Exception:  # noqa: BLE001 - an operator that the reference lacks has no value here, and that is all
+            return ()
+        return [value if isinstance(value, np.ndarray) and value.size <= LARGEST_VALUE else None for value in found]
+
+
+def _with_opsets(node: onnx.NodeProto, model: onnx.ModelProto) -> onnx.ModelProto:
+    values = [helper.make_empty_tensor_value_info(name) for name in node.input if name]
+    answers = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
+    graph = helper.make_graph([node], "node", values, answers)
+    return helper.make_model(graph, opset_imports=list(model.opset_import))
+
+
+def _constant(tensor: onnx.TensorProto) -> Tensor:
+    kind = helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
+    small = np.prod(tensor.dims) <= LARGEST_VALUE and tensor.data_location != onnx.TensorProto.EXTERNAL
+    value = numpy_helper.to_array(tensor) if small else None
+    shape = tuple(tensor.dims)
+    return Tensor((kind, kind), (shape, shape), (value, value), CONSTANT)
+
+
+def _input(value: onnx.ValueInfoProto, sizes: dict[str, int], rest: Iterable[int]) -> Tensor:
+    """An input whose first dimension is the batch; others that are free get a size of their own, by their name."""
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not tensor.HasField("shape") or not tensor.shape.dim:
+        without = Unknown(f"input '{value.name}' has no batch dimension", mixes=tensor.HasField("shape"))
+        return Tensor((value.type, value.type), (None, None), (None, None), without)
+    dims = []
+    for number, dim in enumerate(tensor.shape.dim[1:], start=1):
+        name = dim.dim_param or f"{value.name}/{number}"
+        if not dim.HasField("dim_value") and name not in sizes:
+            sizes[name] = next(iter(rest))
+        dims.append(dim.dim_value if dim.HasField("dim_value") else sizes[name])
+    first = tensor.shape.dim[0]
+    shapes = tuple((batch, *dims) for batch in BATCHES)
+    kinds = tuple(helper.make_tensor_type_proto(tensor.elem_type, shape) for shape in shapes)
+    where: Rows | Unknown = Rows(0)
+    if first.HasField("dim_value"):
+        where = Unknown(f"input '{value.name}' takes {first.dim_value} rows, no more and no less", mixes=True)
+    return Tensor(kinds, shapes, (None, None), where)
+
+
+def _shape(kind: onnx.TypeProto | None, value: Any) -> tuple[int, ...] | None:
+    if value is not None:
+        return tuple(value.shape)
+    if kind is None or not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
+        return None
+    dims = kind.tensor_type.shape.dim
+    return tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {one.name: helper.get_attribute_value(one) for one in node.attribute}
+
+
+def _has_graph(node: onnx.NodeProto) -> bool:
+    return any(one.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for one in node.attribute)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
