@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import signal
 import sys
 import tempfile
@@ -95,6 +96,19 @@ def _table(rows: Sequence[Sequence[str]], header: bool = True) -> Table:
     return table
 
 
+def _print_json(value: Any) -> None:
+    """Print strict JSON, null where a number is NaN or infinite; Rich would take 10 s for 1,000 embeddings."""
+    typer.echo(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 def _whole_numbers(given: str, option: str) -> tuple[int, ...]:
     """What was given as 1,8,32."""
     try:
@@ -136,7 +150,8 @@ def build(
         from model_build.pipeline import build as run
 
         kept = [] if keep_fp32 == ["none"] else keep_fp32
-        more = [] if kept is None else [f"precision.int8.keep_fp32=[{','.join(kept)}]"]
+        quoted = ("'" + one.replace("'", "\\'") + "'" for one in kept or [])  # names hold what Hydra's grammar does not
+        more = [] if kept is None else [f"precision.int8.keep_fp32=[{','.join(quoted)}]"]
         try:
             ran = run(root, model, [*(overrides or []), *more], force)
         except StageFailed as error:
@@ -162,7 +177,7 @@ def variants(
         except BuildError as error:
             raise Failure(str(error)) from error
         if as_json:
-            typer.echo(json.dumps(found, indent=2))
+            _print_json(found)
             return
         out.print(_table(rows(found)))
         out.print("\n".join(notes(found)))
@@ -207,7 +222,7 @@ def roofline(
         except (BuildError, OSError) as error:
             raise Failure(str(error)) from error
         if as_json:
-            typer.echo(json.dumps(report.to_json(found), indent=2))
+            _print_json(report.to_json(found))
             return
         first = found.batches[0]
         out.print(_table(report.about(found), header=False))
@@ -364,7 +379,7 @@ def doctor(
         except OSError as error:
             raise Failure(str(error)) from error
         if as_json:
-            typer.echo(json.dumps(report.as_json(), indent=2))
+            _print_json(report.as_json())
         else:
             out.print(_table(report.rows()))
             out.print("\n".join(report.notes()), markup=False)
@@ -404,14 +419,21 @@ def serve(
         try:
             log = root / "build" / f"triton-{http_port}.log"
             with serving.EmbeddedTriton(serving.find_interpreter(root), options, log) as server:
+                if not serving.is_loopback(host):
+                    err.print(f"warning: {serving.BEYOND_LOOPBACK.format(host=host)}", markup=False)
                 with err.status("Triton is loading, then each model answers its golden request"):
                     server.wait_ready(timeout, ended.is_set)
                 if ended.is_set():
                     out.print("stopped before it was ready")
                     return
                 _print_endpoints(server)
-                while not ended.wait(0.2):
-                    server.check_alive()
+
+                def tell(line: str) -> None:
+                    err.print(f"warning: {line}", markup=False)
+
+                if not serving.keep_serving(server, ended, tell, timeout):
+                    out.print("stopped before it was ready again")
+                    return
                 if server.stop() != 0:
                     raise Failure(f"requests still ran after {exit_timeout} s and were dropped: raise --exit-timeout")
         except (serving.ServingError, OSError) as error:
@@ -425,6 +447,8 @@ def _print_endpoints(server: Any) -> None:
     for name, url in (("HTTP", options.http_url), ("gRPC", options.grpc_url), ("metrics", options.metrics_url)):
         table.add_row(name, url)
     table.add_row("models", ", ".join(model.name for model in server.models) + " (each gave its golden answer)")
+    if unbuilt := server.unbuilt:
+        table.add_row("not built", ", ".join(unbuilt) + " (`slipway build`, or `dvc pull`, brings what git has not)")
     table.add_row("log", str(server.log))
     out.print(table)
     out.print("ready; Ctrl-C stops it")
@@ -474,7 +498,10 @@ def predict(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(help="Images (PNG, JPEG, ...) or arrays (.npy), one example each; texts for a model of texts."),
+        typer.Argument(
+            help="One example each: images (PNG, JPEG, ...), arrays (.npy), several inputs by name (.npz); texts for a "
+            "model of texts."
+        ),
     ] = None,
     file: Annotated[Path | None, typer.Option(help="UTF-8 file with one text a line; - is standard input.")] = None,
     url: Annotated[str, typer.Option(help="http://host:port or grpc://host:port", envvar="SLIPWAY_URL")] = DEFAULT_URL,
@@ -482,36 +509,44 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.")] = 30.0,
 ) -> None:
-    """Ask a model: print the class of each image or array, or the answer to each text."""
+    """Ask a model: print the class of each image or array, or its values, or the answer to each text.
+
+    How an image becomes an array (size, rotation, colours, transparency): client/README.md, "Images".
+    """
     with one_line_errors():
         import slipway_client
 
         if not inputs and file is None:
-            raise Failure("nothing to ask: pass image or .npy files, or texts (or --file FILE) for a model of texts", 2)
+            raise Failure(
+                "nothing to ask: pass image, .npy or .npz files, or texts (or --file FILE) for a model of texts", 2
+            )
         try:
             where = f"local:{workspace() / 'model_repository'}" if local else url
             with slipway_client.Client(where, timeout=timeout) as client:
                 asked = client.model(model)
                 if asked.spec.takes_text:
                     texts = [*(inputs or []), *(slipway_client.read_texts(file) if file else [])]
-                    rows, table = slipway_client.answer_texts(asked, texts)
+                    rows, table = slipway_client.answer_texts(asked, texts, _labels(model))
                 elif file is not None:
-                    takes = f"model '{model}' takes {asked.spec.inputs[0]}"
-                    raise Failure(f"--file holds texts, and {takes}: pass image or .npy files", 2)
+                    takes = f"model '{model}' takes {', '.join(map(str, asked.spec.inputs))}"
+                    raise Failure(f"--file holds texts, and {takes}: pass image, .npy or .npz files", 2)
                 else:
-                    rows, table = slipway_client.classify(asked, [Path(one) for one in inputs or []], _labels(model))
+                    rows, table = slipway_client.answer_files(
+                        asked, [Path(one) for one in inputs or []], _labels(model)
+                    )
         except slipway_client.TritonError as error:
             raise Failure(str(error)) from error
         if as_json:
-            typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))  # Rich takes 10 s for 1,000 embeddings
+            _print_json(rows)
         else:
             out.print(_table(table))
 
 
 def _labels(model: str) -> list[str]:
     """The classes of a model of this workspace; none elsewhere, where classes are then numbers."""
-    with contextlib.suppress(Failure, FileNotFoundError):
-        return (workspace() / "model_repository" / model / "labels.txt").read_text().splitlines()
+    with contextlib.suppress(Failure, OSError, UnicodeDecodeError):
+        content = (workspace() / "model_repository" / model / "labels.txt").read_text(encoding="utf-8")
+        return content.removesuffix("\n").split("\n")
     return []
 
 

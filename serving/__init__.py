@@ -13,12 +13,15 @@ from serving._errors import (
     StartError,
     WeightsError,
 )
+from serving._exposure import BEYOND_LOOPBACK, is_loopback
 from serving._golden import GoldenResult, ask_golden, compare_golden
 from serving._interpreter import ServerInterpreter, check_glibc, find_interpreter
 from serving._repository import ServedModel, verified_models
 from serving._server import EmbeddedTriton, ServerOptions
+from serving._supervisor import keep_serving
 
 __all__ = [
+    "BEYOND_LOOPBACK",
     "EmbeddedTriton",
     "GoldenMismatch",
     "GoldenResult",
@@ -39,5 +42,7 @@ __all__ = [
     "check_glibc",
     "compare_golden",
     "find_interpreter",
+    "is_loopback",
+    "keep_serving",
     "verified_models",
 ]

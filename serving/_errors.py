@@ -6,7 +6,7 @@ ServingError
 ├── PortTaken            something listens where the server should
 ├── StartError           Triton ended, or a model failed to load, before the server was ready
 ├── GoldenMismatch       a model loaded and does not give the answer it was built with
-├── ServerDied           Triton ended by itself while it should serve
+├── ServerDied           Triton, or the process of a model, ended by itself while it should serve
 ├── LockError            a dvc.lock that names no model
 ├── WeightsError         the weights of a release cannot be had, or are not those that were built
 ├── PushError            the weights did not reach the store
@@ -35,11 +35,19 @@ class StartError(ServingError):
 
 
 class GoldenMismatch(ServingError):
-    """A model loaded and does not give the answer it was built with."""
+    """A model loaded and does not give the answer it was built with.
+
+    Attributes:
+        found: what was found, without what to do: while a model is built, building it is no advice.
+    """
+
+    def __init__(self, found: str, remedy: str) -> None:
+        super().__init__(f"{found}; {remedy}")
+        self.found = found
 
 
 class ServerDied(ServingError):
-    """Triton ended by itself while it should serve."""
+    """Triton, or the process of a model, ended by itself while it should serve."""
 
 
 class LockError(ServingError):

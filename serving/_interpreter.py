@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 from serving._errors import InterpreterError
 
 ENVIRONMENT_VARIABLE = "SLIPWAY_TRITON_PYTHON"
+
+_SLIPWAY = Path(__file__).parent.parent
 
 # The newest symbol version that nvidia-pytriton 0.7.0's binaries ask of the C library (objdump -T).
 REQUIRED_GLIBC = (2, 34)
@@ -71,9 +74,21 @@ def find_interpreter(workspace: Path) -> ServerInterpreter:
     named = os.environ.get(ENVIRONMENT_VARIABLE)
     executable = Path(named) if named else workspace / ".venv-triton" / "bin" / "python"
     if not executable.is_file():
-        hint = f"correct {ENVIRONMENT_VARIABLE}" if named else "run `make env`, which makes it"
+        hint = f"correct {ENVIRONMENT_VARIABLE}" if named else _how_to_make_it(workspace)
         raise InterpreterError(f"the server's interpreter {executable} does not exist: {hint}")
     return _check(executable, _ask(executable))
+
+
+def _how_to_make_it(workspace: Path) -> str:
+    if (workspace / "Makefile").is_file():
+        return "run `make env`, which makes it"
+    own = _SLIPWAY / ".venv-triton" / "bin" / "python"
+    take = f"`export {ENVIRONMENT_VARIABLE}={shlex.quote(str(own))}`"
+    if own.is_file():
+        return f"run {take}, which names the one that `make env` has made for Slipway itself"
+    if (_SLIPWAY / "Makefile").is_file():
+        return f"run `make -C {shlex.quote(str(_SLIPWAY))} env`, and then {take}"
+    return f"set {ENVIRONMENT_VARIABLE} to the python of an environment with nvidia-pytriton, onnxruntime and numpy"
 
 
 def check_glibc(libc: tuple[str, str]) -> None:

@@ -17,14 +17,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from serving import _runtime
+from serving import _diagnosis, _limits, _runtime
+from serving._ending import ended_stub, how_it_ended, stubs_of
 from serving._errors import GoldenMismatch, PortTaken, ServerDied, StartError
 from serving._golden import ask_golden, post
 from serving._interpreter import ServerInterpreter
-from serving._repository import ServedModel, built_by, verified_models
+from serving._repository import ServedModel, unbuilt_models, verified_models
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+
+CRASH_REPORT = 3.0  # seconds in which Triton itself says why a model's process ended, where it does at all
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,11 @@ class EmbeddedTriton:
         self.options = options
         self.log = log
         self.models: list[ServedModel] = []
+        self.unbuilt: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._run: Path | None = None
+        self._stubs: dict[int, str] = {}  # process id and model of each instance
+        self._log_start: int | None = None  # bytes of the log that are of the Tritons before this one
 
     def __enter__(self) -> EmbeddedTriton:
         self.start()
@@ -113,19 +119,23 @@ class EmbeddedTriton:
             PortTaken: one of the three ports is in use.
         """
         self.models = verified_models(self.options.repository)
+        self.unbuilt = unbuilt_models(self.options.repository)
+        _diagnosis.check_names(self.models)
         _runtime.remove_abandoned()
         self._check_ports()
-        self._run = _runtime.compose(self.interpreter)
+        self._run = _runtime.compose(self.interpreter, self.models)
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as log:
+        stack = _limits.stack_size()
+        with self.log.open("wb" if self._log_start is None else "ab") as log:
+            self._log_start = log.tell()
             self._process = subprocess.Popen(
                 self._command(self._run),
-                env=self._environment(),
+                env=self._environment(self._run),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches this process alone, which then stops Triton in order
-                preexec_fn=_die_with_parent,
+                preexec_fn=lambda: _before_triton(stack),
             )
 
     def wait_ready(self, timeout: float = 120.0, cancelled: Callable[[], bool] = lambda: False) -> None:
@@ -136,33 +146,51 @@ class EmbeddedTriton:
             GoldenMismatch: a model answers, and not what it was built with.
         """
         deadline = time.monotonic() + timeout
+        crashed: dict[int, float] = {}
         while not cancelled():
             index = self._index()
             if index is not None:
                 self._check_loaded(index)
                 self._check_golden(deadline, timeout, cancelled)
+                if self._process is not None and self._run is not None:
+                    self._stubs = stubs_of(self._process.pid, _runtime.processes_of(self._run.name))
                 return
             if self.pid is None:
-                raise StartError(f"Triton ended while starting: {self._last_error()} (all of it: {self.log})")
+                raise StartError(self._ending(" while starting"))
+            for stub, ending in _runtime.crashed_stubs(self.pid).items():
+                if time.monotonic() > crashed.setdefault(stub, time.monotonic()) + CRASH_REPORT:
+                    missing = ", ".join(_diagnosis.not_loaded(self.log, self.models, self._log_start or 0))
+                    raise StartError(
+                        f"the Python process of a model ended by {ending} while it loaded (not loaded: {missing}): "
+                        f"{self._last_error()} (all of it: {self.log})"
+                    )
             if time.monotonic() > deadline:
                 raise StartError(f"Triton was not ready after {timeout:g} s: look into {self.log}, or pass --timeout")
             time.sleep(0.02)
 
-    def check_alive(self) -> None:
-        """Raise ServerDied when Triton has ended by itself."""
-        if self._process is not None and (code := self._process.poll()) is not None:
-            raise ServerDied(
-                f"Triton ended by itself with exit code {code}: {self._last_error()} (all of it: {self.log})"
-            )
+    def check_alive(self, patience: float = 0.0) -> None:
+        """Raise ServerDied when Triton, or what runs a model, has ended; for Triton `patience` seconds are waited."""
+        if self._ends_within(patience):
+            raise ServerDied(self._ending())
+        if ended := ended_stub(self._stubs):
+            raise ServerDied(f"{ended} (its log: {self.log})")
 
-    def stop(self) -> int:
-        """Let running requests finish, end Triton, remove what it left; return its exit code (0: all finished)."""
-        code = 0
+    def restart(self) -> None:
+        """Start Triton in place of one that is to go, and write after that one's log; otherwise as `start`."""
+        self.stop(patience=5.0)  # of Triton that has lost a model's process: its requests hang, those of others end
+        self.start()
+
+    def stop(self, patience: float | None = None) -> int:
+        """Let running requests finish, end Triton, remove what it left; return its exit code (0: all finished).
+
+        They get `patience` seconds; without it, `exit_timeout`.
+        """
+        code, self._stubs = 0, {}
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
             try:
-                code = self._process.wait(self.options.exit_timeout + 10)
+                code = self._process.wait(self.options.exit_timeout + 10 if patience is None else patience)
             except subprocess.TimeoutExpired:
                 code = -signal.SIGKILL
             with contextlib.suppress(ProcessLookupError):
@@ -182,12 +210,12 @@ class EmbeddedTriton:
         self.stop()
 
     def _command(self, run: Path) -> list[str]:
-        options, triton = self.options, self.interpreter.tritonserver
+        options, triton = self.options, run / _runtime.TRITON
         return [
             str(triton / "bin" / "tritonserver"),
-            f"--model-repository={options.repository.absolute()}",
+            f"--model-repository={run / _runtime.MODELS}",
             f"--model-config-name={options.config_name}",
-            f"--backend-directory={run / 'backends'}",
+            f"--backend-directory={run / _runtime.BACKEND_DIRECTORY}",
             f"--cache-directory={triton / 'caches'}",
             f"--backend-config=python,shm-region-prefix-name={run.name}-",
             f"--http-address={options.host}",
@@ -204,14 +232,14 @@ class EmbeddedTriton:
             *options.arguments,
         ]
 
-    def _environment(self) -> dict[str, str]:
-        interpreter = self.interpreter
-        libraries = [interpreter.bundled_libraries, interpreter.library_directory, os.environ.get("LD_LIBRARY_PATH")]
+    def _environment(self, run: Path) -> dict[str, str]:
+        libraries = [run / _runtime.LIBRARIES, run / _runtime.PYTHON_LIBRARY, os.environ.get("LD_LIBRARY_PATH")]
+        programs = run / _runtime.ENVIRONMENT / self.interpreter.executable.parent.name
         return {
             **os.environ,
             "LD_LIBRARY_PATH": os.pathsep.join(str(path) for path in libraries if path),
             # Triton's stub takes the first python3 on the PATH as the interpreter of its models.
-            "PATH": os.pathsep.join([str(interpreter.executable.parent), os.environ.get("PATH", os.defpath)]),
+            "PATH": os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)]),
         }
 
     def _check_ports(self) -> None:
@@ -239,35 +267,59 @@ class EmbeddedTriton:
             return None
 
     def _check_loaded(self, index: list[dict[str, Any]]) -> None:
-        states = {entry["name"]: entry for entry in index}
-        found = [(model.name, states.get(model.name, {})) for model in self.models]
-        if failed := [(name, entry) for name, entry in found if entry.get("state") != "READY"]:
-            # Of an ensemble with a step that did not load Triton says nothing, or only that: the step's reason is it.
-            name, entry = max(failed, key=lambda one: "reason" in one[1] and "depends on" not in one[1]["reason"])
-            reason = " ".join(str(entry.get("reason", "Triton does not list it")).split())
-            raise StartError(f"model '{name}' did not load: {reason} (all of it: {self.log})")
+        if reason := self._why_not_loaded(index):
+            raise StartError(f"{reason} (all of it: {self.log})")
+
+    def _why_not_loaded(self, index: list[dict[str, Any]]) -> str | None:
+        said = _diagnosis.said(self.log, self._log_start or 0)
+        return _diagnosis.why_not_loaded(index, self.models, self.options.config_name, self._links, said)
 
     def _check_golden(self, deadline: float, timeout: float, cancelled: Callable[[], bool]) -> None:
         for model in self.models:
             if cancelled():
                 return
             result = ask_golden(self.options.http_url, model, max(0.1, deadline - time.monotonic()))
+            if not result and self._ends_within(1.0):  # a connection breaks before the process is gone
+                raise StartError(self._ending(f" when '{model.name}' was asked its golden request"))
             if not result and time.monotonic() >= deadline:
                 raise StartError(
                     f"model '{model.name}' did not give its golden answer within {timeout:g} s: raise --timeout"
                 )
             if not result:
                 raise GoldenMismatch(
-                    f"model '{model.name}' does not give its golden answer: {result.reason}; it was not built for this "
-                    f"server or its files were changed: run `slipway build {built_by(model.directory)}`"
+                    f"model '{model.name}' does not give its golden answer: {result.reason}",
+                    _diagnosis.remedy(model, self.log, result.answered),
                 )
 
+    def _ends_within(self, patience: float) -> bool:
+        """Whether Triton has ended by itself, or does within `patience` seconds."""
+        deadline = time.monotonic() + patience
+        while self.pid is not None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self._process is not None and self.pid is None
+
+    def _ending(self, when: str = "") -> str:
+        """How Triton ended, in words: with its last error, or by a signal, which leaves no time to write one."""
+        code = self._process.wait() if self._process else 0
+        return (
+            how_it_ended("Triton", code)
+            + when
+            + ("" if code < 0 else f": {self._last_error()}")
+            + f" (its log: {self.log})"
+        )
+
+    @property
+    def _links(self) -> Path:
+        """Where Triton finds the models."""
+        return (self._run or Path()) / _runtime.MODELS
+
     def _last_error(self) -> str:
-        lines = self.log.read_text(errors="replace").splitlines()
-        errors = [line for line in lines if line.startswith("E") or "error" in line.lower()]
-        return (errors or lines or ["it wrote nothing"])[-1].strip()
+        return _diagnosis.in_users_terms(
+            _diagnosis.last_error(self.log, self._log_start or 0), self.models, self._links
+        )
 
 
-def _die_with_parent() -> None:
-    """Between fork and exec: Triton gets SIGTERM, and so finishes in order, when this process is killed."""
+def _before_triton(stack: int | None) -> None:
+    """Between fork and exec: room on the stack, and SIGTERM, so that it finishes, when this process is killed."""
+    _limits.raise_stack_limit(stack)
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

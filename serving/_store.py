@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from serving._errors import WeightsError
 from serving._lock import Release, files, object_path
@@ -44,6 +45,34 @@ class Store:
             settings |= {"endpointurl": self.endpoint_url} if self.endpoint_url else {}
             settings |= {"region": self.region} if self.region else {}
         return settings
+
+    def write_config(self, file: Path, name: str, more: Mapping[str, Any]) -> None:
+        """Write a configuration of DVC's that has this remote under `name`, and `more` sections.
+
+        DVC reads it with ConfigObj, so it is written with that: an address may hold commas, hashes and quotation marks.
+
+        Raises:
+            WeightsError: DVC would read another address, as it does with `%(name)s`, which it takes for a reference, or
+                fail of a brace, which it takes for one in the text of its progress bar.
+        """
+        from configobj import ConfigObj, ConfigObjError
+        from dvc.config import Config, ConfigError
+        from dvc.fs import localfs
+
+        if set("{}") & set(self.url):
+            raise WeightsError(self._unreadable("it has a brace"))
+        config = ConfigObj({**more, f'remote "{name}"': self.remote()}, encoding="utf-8", interpolation=False)
+        try:
+            with file.open("wb") as opened:
+                config.write(opened)
+            read = Config.load_file(file, localfs)["remote"][name]
+        except (ConfigObjError, ConfigError, UnicodeError) as error:
+            raise WeightsError(self._unreadable(" ".join(str(error).split()))) from error
+        if read != self.remote():
+            raise WeightsError(self._unreadable(f"it would read {read['url']!r}"))
+
+    def _unreadable(self, reason: str) -> str:
+        return f"DVC cannot be told of {str(self)!r} ({reason}): use an address without braces and '%('"
 
     def ask(self) -> None:
         """List one object: DVC multiplies the retries of its libraries, and hides why the last one failed.

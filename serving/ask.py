@@ -44,8 +44,8 @@ def main() -> int:
 def _ask(url: str, model: ServedModel, timeout: float) -> GoldenResult:
     try:
         return ask_golden(url, model, timeout)
-    except (KeyError, TypeError, AttributeError) as error:  # JSON, and not that of the v2 protocol
-        return GoldenResult(model.name, False, f"not an answer of Triton ({error!r}): look at the address")
+    except RepositoryError as error:
+        return GoldenResult(model.name, False, str(error))
 
 
 if __name__ == "__main__":

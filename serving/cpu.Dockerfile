@@ -18,14 +18,17 @@ FROM python:3.11-slim-bookworm
 COPY --from=build /opt/tritonserver /opt/tritonserver
 COPY --from=build /python /opt/python
 COPY serving/backends/ /opt/tritonserver/backends/
+COPY client/slipway_client/_onnx/ /opt/tritonserver/backends/onnxruntime/_onnx/
+COPY serving/_limits.py /opt/tritonserver/bin/with_large_stack.py
 
 ENV PATH=/opt/tritonserver/bin:$PATH \
     LD_LIBRARY_PATH=/opt/tritonserver/lib \
     PYTHONDONTWRITEBYTECODE=1
 # Triton's stub ignores PYTHONPATH: its interpreter finds the packages through a .pth file.
 RUN echo /opt/python > "$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/slipway.pth" \
-    && python3 -c 'import numpy, onnxruntime, tokenizers'
+    && python3 -c 'import numpy, onnx, onnxruntime, tokenizers'
 
 USER 1000:1000
 EXPOSE 8000 8001 8002
+ENTRYPOINT ["python3", "/opt/tritonserver/bin/with_large_stack.py"]
 CMD ["tritonserver", "--model-repository=/models", "--model-config-name=cpu"]

@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from serving._errors import LockError, PushError, ReleaseError
-from serving._lock import REPOSITORY, Release, changed, files, is_as_named, object_path
-from serving._repository import built_by
+from serving._lock import REPOSITORY, Release, changed, files, has_other_line_ends, is_as_named, object_path
+from serving._repository import built_by, crlf_remedy
 from serving._store import causes
 
 LOCK = "dvc.lock"
@@ -31,6 +31,8 @@ def read(workspace: Path) -> Release:
     # Weights may be absent, in a clone that only deploys; what is there must be what the lock says.
     present = [output for output in release.outputs if (workspace / output.path).exists()]
     if wrong := changed(workspace, present):
+        if all(has_other_line_ends(workspace, output) for output in present if output.path in wrong):
+            raise LockError(f"{wrong[0]} is not the file that {LOCK} names: {crlf_remedy(workspace, LOCK, REPOSITORY)}")
         model = built_by(workspace / REPOSITORY / Path(wrong[0]).parts[1])
         raise LockError(
             f"{wrong[0]} is not the file that {LOCK} names: run `slipway build {model}`, or "

@@ -11,7 +11,6 @@ variables; credentials are the environment variables of the store (`AWS_ACCESS_K
 from __future__ import annotations
 
 import argparse
-import configparser
 import contextlib
 import os
 import shutil
@@ -238,13 +237,10 @@ def _copy(workspace: Path, staging: Path) -> None:
 
 
 def _write_config(options: Options, staging: Path) -> None:
-    config = configparser.ConfigParser(interpolation=None)
-    config["core"] = {"no_scm": "true", "remote": "weights"}
-    config["cache"] = {"dir": str(staging / ".dvc" / "cache"), "type": "hardlink,copy"}
-    config["'remote \"weights\"'"] = options.store.remote()
     (staging / ".dvc").mkdir()
-    with (staging / ".dvc" / "config").open("w") as file:
-        config.write(file)
+    core = {"no_scm": "true", "remote": "weights"}
+    cache = {"dir": str(staging / ".dvc" / "cache"), "type": ["hardlink", "copy"]}
+    options.store.write_config(staging / ".dvc" / "config", "weights", {"core": core, "cache": cache})
 
 
 def _verify(options: Options, release: Release, staging: Path) -> None:

@@ -2,7 +2,7 @@
 
 Slipway's INT8 graphs for CPUs are U8S8: unsigned activations, signed weights (docs/precision.md). How ONNX Runtime
 multiplies them: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html. Without VNNI it is
-VPMADDUBSW, which adds pairs of products in 16 signed bits: 2 x 255 x 127 does not fit.
+VPMADDUBSW, which adds pairs of products in 16 signed bits: 2 x 255 x 127 does not fit, so Slipway's have seven bits.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ _TOLD = {
     "aarch64": {"asimd": "NEON", "asimddp": "dot product", "i8mm": "I8MM", "sve": "SVE"},
 }
 _EXACT = "; other CPUs may give slightly other INT8 answers: build on a machine like the one that serves"
-_SATURATES = (
-    "INT8 is little faster than FP32 here, and may lose accuracy that a CPU with VNNI keeps: pairs of U8S8 products "
-    "are added in 16 bits and can saturate (VPMADDUBSW). The gate of `slipway build` measures both on the machine that "
-    "builds: build on one like that which serves"
+_SLOW = (
+    "INT8 is little faster than FP32 here, or slower: the gate of `slipway build` measures it on the machine that "
+    "builds. Graphs with weights of eight bits, made elsewhere, can saturate (VPMADDUBSW)"
 )
 
 
@@ -61,7 +60,7 @@ def judge_int8(architecture: str, has: Set[str]) -> tuple[Status, str]:
             return Status.OK, "INT8 runs exactly; with transformers 1.8 to 3.1 times FP32's speed" + _EXACT
         if "avx_vnni" in has:
             return Status.OK, "INT8 runs exactly; its gain on AVX-VNNI is not measured by Slipway" + _EXACT
-        return Status.NOTE, _SATURATES
+        return Status.NOTE, _SLOW
     if architecture == "aarch64":
         if has & {"asimddp", "i8mm"}:
             return Status.OK, "INT8 has its own instructions and does not saturate; not measured by Slipway" + _EXACT

@@ -171,7 +171,7 @@ def test_predict_refuses_bad_input_with_expected_and_got(
     sample = samples(built_workspace)[0]
     url = ["--url", server.options.http_url]
     cases: list[tuple[list[str | Path], str]] = [
-        (["digits", tmp_path / "large.npy", *url], "expected 28 x 28 pixels, 1 channel ([1, 28, 28]), got [1, 32, 32]"),
+        (["digits", tmp_path / "large.npy", *url], "(FP32 [1, 28, 28]) in a .npy file, got shape [1, 32, 32]"),
         (["digits", tmp_path / "double.npy", *url], "expected an array of float32, got float64: save it with"),
         (["nope", sample, *url], "unknown model: 'nope'"),
         (["nope", sample, "--local"], "no model 'nope'"),

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pytest
+from dvc.config import Config
 
 from serving import WeightsError
 from serving import _store as module
@@ -216,3 +217,37 @@ def test_a_file_of_a_folder_is_named_when_its_listing_came(tmp_path: Path) -> No
 def test_four_names_are_three_and_a_count() -> None:
     assert module.some(["a", "b", "c"]) == "a, b, c"
     assert module.some(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        ",b",
+        " #1",
+        "; b",
+        '"b"',
+        "it's",
+        """ 'a' "b" """,
+        "%20",
+        "100%",
+        "%%",
+        "$b",
+        "[b]",
+        "= b",
+        "\\b",
+        "é日",
+        "\tb",
+    ],
+)
+def test_dvc_reads_every_setting_of_a_remote_as_it_is(end: str, tmp_path: Path) -> None:
+    store = Store(f"s3://weights/dvc{end}", f"http://127.0.0.1:9/{end}", f"region{end}")
+    store.write_config(tmp_path / "config", "weights", {"core": {"remote": "weights"}})
+    read = Config(dvc_dir=str(tmp_path), validate=False)
+    assert read["core"]["remote"] == "weights"
+    assert read["remote"]["weights"] == store.remote()
+
+
+@pytest.mark.parametrize("end", ["%(user)s", "%(url)s", "{b}", "b}"])
+def test_an_address_that_dvc_would_read_as_another_is_refused(end: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"DVC cannot be told of .* use an address without braces and '%\('"):
+        Store(f"s3://weights/{end}").write_config(tmp_path / "config", "weights", {})

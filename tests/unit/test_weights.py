@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ def test_a_revision_is_pulled_whole_and_verified_and_nothing_else_stays(delivery
     assert f"pulling revision {delivery.revision[:12]} from {delivery.remote}" in result.stdout
     assert "verified 2 models: build, digits" in result.stdout
     assert not delivery.termination_log.exists()
+
+
+def test_a_store_may_have_any_address(delivery: Delivery) -> None:
+    remote = delivery.remote.rename(delivery.remote.parent / """store, #1 [x] ; 100% "a" 'b' $b = é\\ """)
+    result = replace(delivery, remote=remote).pull()
+    assert result.returncode == 0, result.stderr
+    assert delivery.is_pulled()
 
 
 def test_a_revision_that_is_there_is_verified_and_not_touched(delivery: Delivery) -> None:
