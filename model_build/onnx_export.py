@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import itertools
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +16,15 @@ import onnx
 import onnxruntime as ort
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from model_build._errors import ExportError
 from model_build.config import ExportConfig
+from model_build.precision.numbers import furthest
 
 Array = npt.NDArray[Any]
+
+_AS_WRITTEN = contextvars.ContextVar("as_written", default=False)
 
 
 def export_onnx(
@@ -44,6 +51,9 @@ def export_onnx(
     Raises:
         ExportError: PyTorch cannot export it, or gives something else than was asked for.
     """
+    names = [*inputs, *outputs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ExportError(f"inputs {list(inputs)} and outputs {list(outputs)} have '{twice}' twice: name each once")
     from onnxscript import ir  # most stages import this module to open a session
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -60,6 +70,7 @@ def export_onnx(
             dynamo=True,
             verbose=False,
         )
+    _keep_names_apart(program.model.graph, names)
     model = ir.to_proto(program.model)
     _forget_machine(model)
     model.ir_version = config.ir_version
@@ -79,7 +90,23 @@ def export_onnx(
 
 def open_session(content: bytes) -> ort.InferenceSession:
     """ONNX Runtime on the CPU."""
-    return ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    if _AS_WRITTEN.get():
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+@contextlib.contextmanager
+def as_written() -> Iterator[None]:
+    """Open sessions that compute a quantised graph in floats, as it is written: not by this CPU's integer operators.
+
+    Those may overflow where another device does not.
+    """
+    before = _AS_WRITTEN.set(True)
+    try:
+        yield
+    finally:
+        _AS_WRITTEN.reset(before)
 
 
 def parity(
@@ -94,9 +121,15 @@ def parity(
     for batch in batches:
         with torch.no_grad():
             found = network(*(torch.from_numpy(array) for array in batch.values()))
-        expected = [found] if isinstance(found, torch.Tensor) else list(found)
-        for one, other in zip(expected, session.run(None, dict(batch)), strict=True):
-            distances.append(float(np.abs(one.numpy().astype(np.float64) - other).max(initial=0.0)))
+        expected = [one for one in tree_leaves(found) if isinstance(one, torch.Tensor)]  # as torch.export has them
+        for one, other, output in zip(expected, session.run(None, dict(batch)), session.get_outputs(), strict=True):
+            array = (one.float() if one.dtype is torch.bfloat16 else one).numpy()  # NumPy has no BF16
+            if array.shape != other.shape:
+                raise ExportError(
+                    f"ONNX Runtime gives '{output.name}' {list(other.shape)} where PyTorch gives {list(array.shape)}: "
+                    "the exported graph computes something else; nothing was written"
+                )
+            distances.append(furthest(array, other))
     return allowed_distance(float(np.max(distances)), allowed)  # np.max, because Python's max hides a NaN
 
 
@@ -120,6 +153,18 @@ def _export(*arguments: Any, **options: Any) -> torch.onnx.ONNXProgram:
         ) from error
     assert program is not None
     return program
+
+
+def _keep_names_apart(graph: Any, taken: Sequence[str]) -> None:
+    """Rename what the exporter has named as the model's own inputs and outputs are: a graph has each name once."""
+    own = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    values = [*graph.initializers.values(), *(value for node in graph.all_nodes() for value in node.outputs)]
+    known = {*taken, *(value.name for value in values)}
+    for value in values:
+        if value.name in taken and id(value) not in own:
+            number = next(number for number in itertools.count(1) if f"{value.name}_{number}" not in known)
+            known.add(f"{value.name}_{number}")
+            value.name = f"{value.name}_{number}"
 
 
 def _forget_machine(model: onnx.ModelProto) -> None:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -15,11 +16,14 @@ import numpy.typing as npt
 from model_build._errors import ConfigurationError
 from model_build.config import ModelConfig, ServedConfig
 from model_build.config.schema import require
+from model_build.precision.possible import refuse_impossible
 from model_build.precision.variants import FP32, Graphs
 from model_build.stages.layout import BuildFiles
 
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
+# By output: an array `[n, ...]` of all examples, or, where their sizes vary, a list of such arrays, one a request.
+Answers = Mapping[str, Any]
 Config = TypeVar("Config", bound=ModelConfig)
 Kind = TypeVar("Kind", bound="ExportRecipe[Any]")
 
@@ -51,6 +55,7 @@ class ServedModel:
         files: further files by their path in the folder.
         inputs, outputs: the golden request and its answer, arrays by tensor name; text as `str` in object arrays.
         atol: how far a server's answer may be from it; None takes `gate.golden_atol`.
+        note: what was decided about how it is served, and why.
     """
 
     name: str
@@ -60,6 +65,7 @@ class ServedModel:
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
     atol: float | None = None
+    note: str = ""
 
 
 class ExportRecipe(ABC, Generic[Config]):
@@ -134,10 +140,17 @@ class Variable(Recipe[Config]):
 
     Attributes:
         variant_metric: name of what `judge` gives.
+        counts_examples: whether that is the share of the examples that are right, as accuracy is: a drop of so few that
+            it may be chance is then no loss. Means, correlations and BLEU count no examples.
+        impossible_variants: precisions that its graphs cannot be in, and why (`{"int8": "its graph is a forest of
+            trees, which has no products"}`): one that is configured is then refused before anything is built. What a
+            recipe does not say is found in the exported graphs.
         runs_on_gpus: whether a GPU computes the graphs; where a Python model computes them, they stay on its CPU.
     """
 
     variant_metric: str
+    counts_examples = False
+    impossible_variants: Mapping[str, str] = MappingProxyType({})
     runs_on_gpus = True
 
     @abstractmethod
@@ -157,15 +170,19 @@ class Variable(Recipe[Config]):
         """The held-out part as requests to the served model, at most `triton.max_batch_size` examples each."""
 
     @abstractmethod
-    def answer(self, files: BuildFiles, graphs: Mapping[str, bytes]) -> Mapping[str, Array]:
+    def answer(self, files: BuildFiles, graphs: Mapping[str, bytes]) -> Answers:
         """The served model's outputs for all of `requests`, computed here with these graphs.
 
+        Each is an array `[n, ...]` or, where the sizes of the answers vary, a list of one such array for each request.
         Further arrays `[n, ...]` are compared with FP32's here, where the served model gives no such output.
         """
 
     @abstractmethod
-    def judge(self, files: BuildFiles, answers: Mapping[str, Array], reference: Mapping[str, Array]) -> float:
-        """The task's metric, of answers to all of `requests`; `reference` are FP32's, which may be the same."""
+    def judge(self, files: BuildFiles, answers: Answers, reference: Answers) -> float:
+        """The task's metric, of answers to all of `requests`; `reference` are FP32's, which may be the same.
+
+        Answers are as `answer` gives them, the server's too: a list where their sizes vary.
+        """
 
     def public(self, files: BuildFiles, chosen: Mapping[str, Graphs]) -> Sequence[ServedModel]:
         """The folders of the public name, last the name itself; none: it is an ensemble of one step, the variant.
@@ -181,7 +198,8 @@ def load_recipe(config: ModelConfig) -> Recipe[Any]:
     """Return the recipe that `config.recipe` names, as `package.module.Class`.
 
     Raises:
-        ConfigurationError: there is no such class, it is of another kind, or it cannot reach `gate.minimum`.
+        ConfigurationError: there is no such class, it is of another kind, it cannot reach `gate.minimum`, or it says
+            that it cannot be a variant that is configured.
     """
     recipe: Recipe[Any] = _load(config, Recipe)  # type: ignore[type-abstract]
     if isinstance(config, ServedConfig):
@@ -209,7 +227,10 @@ def _load(config: ModelConfig, kind: type[Kind]) -> Kind:
         ) from error
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise ConfigurationError(f"recipe '{config.recipe}' of model '{config.name}' is something else: {expected}")
-    return found(config)
+    recipe = found(config)
+    if isinstance(recipe, Variable) and isinstance(config, ServedConfig):
+        refuse_impossible(config.name, config.precision.variants, recipe.impossible_variants)
+    return recipe
 
 
 def as_text(values: Sequence[str]) -> Array:

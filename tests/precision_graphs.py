@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from model_build.config import ExportConfig
-from model_build.onnx_export import export_onnx
+from model_build.onnx_export import as_written, export_onnx, open_session
+from model_build.precision.distance import distances
 from model_build.precision.graph import layers
 from model_build.precision.making import Maker
-from model_build.precision.variants import Graph
+from model_build.precision.variants import GPU, Graph
 
 Feeds = list[Mapping[str, npt.NDArray[Any]]]
 EXPORT = ExportConfig(opset=20, ir_version=10, parity_atol=1e-4)
@@ -118,9 +119,29 @@ def _variant_of(name: str, variant: str, keep: tuple[str, ...]) -> Graph:
 
 def run(content: bytes, feed: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """The answer `y`."""
-    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
-    answer: npt.NDArray[Any] = session.run(["y"], dict(feed))[0]
+    answer: npt.NDArray[Any] = open_session(content).run(["y"], dict(feed))[0]
     return answer
+
+
+class Far(NamedTuple):
+    """How far two answers of several numbers are apart."""
+
+    max_abs: float
+    cosine: float
+
+
+def far(reference: npt.NDArray[Any], found: npt.NDArray[Any]) -> Far:
+    """Of answers that have both."""
+    distance = distances({"y": reference}, {"y": found})["y"]
+    assert distance.max_abs is not None
+    assert distance.cosine is not None
+    return Far(distance.max_abs, distance.cosine)
+
+
+def answer_of(form: Graph, target: str, feed: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """The answer `y` of a variant as its target computes it."""
+    with as_written() if target == GPU else contextlib.nullcontext():
+        return run(form.forms[target], feed)
 
 
 def hand_made(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, npt.NDArray[Any]], width: int = 4) -> bytes:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from model_build._errors import ConfigurationError
 from model_build.config.schema import (
@@ -104,8 +105,12 @@ def _sentence(error: BaseException) -> str:
         if "$" in str(inner):  # OmegaConf's own template, before it put the value in
             break
         cause = inner
+    if isinstance(cause, MissingConfigException):
+        return f"defaults names '{cause.missing_cfg_file}', which is no schema: expected one of {[*SCHEMAS]}"
     lines = str(cause).strip().splitlines() or [type(cause).__name__]
-    key = getattr(cause, "full_key", None)
+    key, holder = getattr(cause, "full_key", None), getattr(cause, "object_type", None)
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and dataclasses.is_dataclass(holder):
+        lines[0] += f", which has {', '.join(one.name for one in dataclasses.fields(holder))}"
     return f"{key}: {lines[0]}" if key and key not in lines[0] else lines[0]
 
 

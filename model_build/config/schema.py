@@ -85,6 +85,7 @@ class VariantConfig:
     max_abs: float = 0.1
     min_cosine: float = 0.99
     max_drop: float = 0.01
+    min_share: float = 0.5
     keep_fp32: list[str] = field(default_factory=list)
     automatic: bool = True
     smoothing: float = 0.0
@@ -94,6 +95,7 @@ class VariantConfig:
         require(self.max_abs > 0, "precision.*.max_abs", self.max_abs, "more than 0")
         require(-1 <= self.min_cosine <= 1, "precision.*.min_cosine", self.min_cosine, "-1 to 1")
         require(self.max_drop >= 0, "precision.*.max_drop", self.max_drop, "0 or more")
+        require(0 <= self.min_share <= 1, "precision.*.min_share", self.min_share, "0 to 1")
 
 
 @dataclass

@@ -14,9 +14,12 @@ from model_build.engine import python_api, trtexec
 from model_build.engine._errors import EngineError, EngineFailed, PrecisionRefused, ToolMissing
 from model_build.engine.layers import read_layers
 from model_build.engine.proof import Proof, prove
+from model_build.engine.source import Source
 from model_build.engine.spec import Files, Spec
 from model_build.engine.store import Store
 from model_build.engine.tools import Gpu, Trtexec, advice, find_gpu, find_tool
+from model_build.precision.possible import keeping
+from model_build.precision.variants import FP32
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,18 @@ def _prove(spec: Spec, files: Files) -> Proof:
         print("", *proof.lines, sep="\n", file=log)
     if not proof:
         raise PrecisionRefused(
-            f"the plan of {source.served} is refused: {proof.reason}; nothing was kept: build {source.config.name} "
-            "again with those layers in FP32 (--keep-fp32), or serve another variant"
+            f"the plan of {source.served} is refused: {proof.reason}; nothing was kept: {_remedy(source, proof)}"
         )
     return proof
+
+
+def _remedy(source: Source, proof: Proof) -> str:
+    """What to do about layers that the plan computes in another precision."""
+    left = [row.layer for row in proof.rows if not row and row.layer not in source.kept]
+    if source.variant == FP32 or not left or len(left) + len(source.kept) == len(proof.rows):
+        return "serve another variant"
+    command = keeping(source.config.name, source.variant, [*sorted(source.kept), *left])
+    return f"keep those layers in FP32 ({command}), or serve another variant"
 
 
 def _record(spec: Spec, gpu: Gpu, identity: dict[str, Any], made_by: str, proof: Proof, files: Files) -> dict[str, Any]:

@@ -69,6 +69,10 @@ class Proof:
     @property
     def reason(self) -> str:
         """Why it is false: the first layers, and what they are in."""
+        if not self.rows:
+            return (
+                "the graph has no convolution or matrix product with constant weights, and of others nothing is proven"
+            )
         if not any(row.layer not in self.kept for row in self.rows):
             return f"no layer is left in {self.variant.upper()}: all of them are kept in FP32"
         wrong = [str(row) for row in self.rows if not row]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,16 @@ import onnxruntime as ort
 from onnx import helper
 
 from model_build.precision.graph import Layer, layers
+from model_build.precision.numbers import furthest, is_real, same
 
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
+Answer = Array | Sequence[Array]
+BEYOND = 0.01  # share of a layer's input that may be outside of what calibration found, before it is worth a word
+
+
+# An answer so much shorter than FP32's are in the mean has no direction that counts: 1e-9 beside 0.1 is noise.
+_NOTHING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -23,27 +30,87 @@ class Distance:
     """Of one output from FP32's.
 
     Attributes:
-        max_abs: largest absolute difference; infinite where a number is not finite.
-        cosine: mean over the examples of the cosine between the two answers; 1 is the same direction.
+        max_abs: largest absolute difference; infinite where one alone is not finite, or they differ in shape. None of
+            text and whole numbers, which are equal or not.
+        cosine: mean over the examples of the cosine between the two answers; 1 is the same direction. None where an
+            example is one number, which has no direction, and where there is nothing to compare.
+        relative: of an output of one number an example, the root mean square of the differences by that of FP32's
+            answers. None for others, and where all of FP32's are 0.
+        changed: of text and whole numbers, the share of examples that are not equal, of 1.
+        largest: absolute value of FP32's largest number.
     """
 
-    max_abs: float
-    cosine: float
+    max_abs: float | None
+    cosine: float | None = None
+    relative: float | None = None
+    changed: float | None = None
+    largest: float = field(default=0.0, compare=False)
+
+    def to_json(self) -> dict[str, float]:
+        """For the manifest, without what this output does not have."""
+        found = {"max_abs": self.max_abs, "cosine_mean": self.cosine}
+        found |= {"relative": self.relative, "changed": self.changed}
+        return {name: value for name, value in found.items() if value is not None}
 
 
-def distances(reference: Mapping[str, Array], found: Mapping[str, Array]) -> dict[str, Distance]:
-    """By output, from arrays `[n, ...]` of floating point; others are not compared."""
-    return {name: _distance(array, found[name]) for name, array in reference.items() if array.dtype.kind == "f"}
+def distances(reference: Mapping[str, Answer], found: Mapping[str, Answer]) -> dict[str, Distance]:
+    """By output, from arrays `[n, ...]`; of answers of varying size, lists of such arrays, one for each request."""
+    return {name: _distance(_examples(answer), _examples(found[name])) for name, answer in reference.items()}
 
 
-def _distance(reference: Array, found: Array) -> Distance:
-    left, right = (array.reshape(len(array), -1).astype(np.float64) for array in (reference, found))
-    if left.shape != right.shape or not np.isfinite(right).all():
-        return Distance(float("inf"), -1.0)
-    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    same = (left == right).all(axis=1).astype(np.float64)  # two answers of zeros have no direction, and differ in none
-    cosines = np.divide((left * right).sum(axis=1), lengths, out=same, where=lengths > 0)
-    return Distance(float(np.abs(left - right).max(initial=0.0)), float(cosines.mean()))
+def _examples(answer: Answer) -> list[Array]:
+    """Each example's answer; a number alone is one."""
+    parts = [answer] if isinstance(answer, np.ndarray) else [np.asarray(part) for part in answer]
+    return [example for part in parts for example in (part if part.ndim else part[np.newaxis])]
+
+
+def _distance(reference: list[Array], found: list[Array]) -> Distance:
+    pairs = list(zip(map(np.asarray, reference), map(np.asarray, found), strict=False))
+    fits = len(reference) == len(found) and all(left.shape == right.shape for left, right in pairs)
+    if pairs and not is_real(pairs[0][0]):
+        unequal = sum(left.shape != right.shape or not bool(same(left, right).all()) for left, right in pairs)
+        return Distance(None, changed=unequal / len(pairs) if len(reference) == len(found) else 1.0)
+    one_number = all(left.size == 1 for left, _ in pairs)
+    if not fits:
+        return Distance(float("inf"), None if one_number and pairs else -1.0)
+    if not any(left.size for left, _ in pairs):
+        return Distance(0.0)
+    max_abs = float(np.max([furthest(left, right) for left, right in pairs]))
+    if not np.isfinite(max_abs):
+        return Distance(float("inf"), None if one_number else -1.0)
+    finite = (np.abs(one[np.isfinite(one)]) for one in (left.astype(np.float64) for left, _ in pairs))
+    largest = max(float(one.max(initial=0.0)) for one in finite)
+    left, right = _rows(pairs)
+    if one_number:
+        return Distance(max_abs, relative=_relative(left, right), largest=largest)
+    return Distance(max_abs, _cosine(left, right), largest=largest)
+
+
+def _rows(pairs: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Both as float64 `[n, values]`, at most 1; 0 behind those that are shorter, and where neither is finite."""
+    left, right = np.zeros((2, len(pairs), max(one.size for one, _ in pairs)))
+    for row, (one, other) in enumerate(pairs):
+        left[row, : one.size], right[row, : one.size] = one.ravel(), other.ravel()
+    left[~np.isfinite(left)] = right[~np.isfinite(right)] = 0  # they are equal there
+    largest = max(np.abs(left).max(), np.abs(right).max()) or 1.0
+    return left / largest, right / largest
+
+
+def _relative(left: Array, right: Array) -> float | None:
+    size = float(np.linalg.norm(left))
+    return float(np.linalg.norm(left - right)) / size if size else None
+
+
+def _cosine(left: Array, right: Array) -> float | None:
+    """Mean cosine of the rows; those that are nothing beside the others, on both sides, differ in none."""
+    lengths, others = np.linalg.norm(left, axis=1), np.linalg.norm(right, axis=1)
+    size = float(np.sqrt((lengths**2).mean()))
+    if not size:
+        return 1.0 if not right.any() else None
+    nothing = np.maximum(lengths, others) <= _NOTHING * size
+    both = lengths * others
+    cosines = np.divide((left * right).sum(axis=1), both, out=np.zeros_like(both), where=both > 0)
+    return float(np.where(nothing, 1.0, cosines).mean())
 
 
 @dataclass(frozen=True)
@@ -62,7 +129,7 @@ class LayerError:
 
     def __str__(self) -> str:
         text = f"{self.layer} {self.sqnr_db:.0f} dB"
-        return f"{text}, {self.beyond:.0%} of its input beyond the calibrated range" if self.beyond > 0.01 else text
+        return f"{text}, {self.beyond:.0%} of its input beyond the calibrated range" if self.beyond > BEYOND else text
 
 
 def layer_errors(fp32: bytes, variant: bytes, feeds: Sequence[Feed]) -> list[LayerError]:

@@ -2,7 +2,9 @@
 
 INT8 is static quantisation with QuantizeLinear and DequantizeLinear (QDQ), weights per channel. For a CPU activations
 are unsigned and weights signed (U8S8): x86 multiplies exactly that pair (AVX512-VNNI; S8S8 leaves half of the
-products in FP32). For TensorRT both are signed and symmetric, as it demands
+products in FP32). The weights have seven bits: without VNNI pairs of products are added in 16 bits, where 2 x 255 x 127
+does not fit (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). For TensorRT both are
+signed and symmetric, as it demands
 (https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html).
 Products keep their result in FP32 (MatMulIntegerToFloat): measured on MiniLM, quantising it too costs 0.05 of cosine.
 """
@@ -25,6 +27,7 @@ import onnxruntime as ort
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from model_build._errors import DataError, ExportError
+from model_build.precision.graph import fold_weights, layers
 from model_build.precision.kept import release
 from model_build.precision.smoothing import smooth
 from model_build.precision.variants import FP16, Graph
@@ -71,9 +74,13 @@ class Maker:
             raise
         except Exception as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
+            known = (layer.name for layer in layers(onnx.load_from_string(self._content), variant))
+            named = max((name for name in known if name and name in reason), key=len, default=None)
+            together = ",".join([*keep, str(named)])
+            keep_it = f"keep {named} in FP32 (precision.{variant}.keep_fp32=[{together}]), or " if named else ""
             raise ExportError(
-                f"{self._name} cannot be converted to {variant} ({reason}): keep the layer that it names in FP32, or "
-                f"take {variant} out of precision.variants"
+                f"{self._name} cannot be converted to {variant} ({reason}): {keep_it}take {variant} out of "
+                "precision.variants"
             ) from error
 
     def close(self) -> None:
@@ -99,6 +106,7 @@ class Maker:
     def _int8(self, keep: Collection[str], *, symmetric: bool) -> bytes:
         check_feeds(self._name, self._content, self._calibration)
         model = onnx.load_from_string(self._content)
+        fold_weights(model)
         if self._smoothing:
             model = smooth(model, self._calibration, self._smoothing, None if symmetric else _SMOOTHED)
         folder = Path(self._folder.name)
@@ -118,6 +126,7 @@ class Maker:
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=operators,
             per_channel=True,
+            reduce_range=not symmetric,
             activation_type=activations,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=list(keep),

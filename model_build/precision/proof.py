@@ -12,7 +12,8 @@ import onnx
 import onnxruntime as ort
 
 from model_build._errors import ExportError
-from model_build.precision.graph import OPERATORS, layers
+from model_build.precision.graph import HALVED, OPERATORS, factors, layers
+from model_build.precision.share import Share
 from model_build.precision.variants import FP16, INT8
 
 _STORED = {FP16: "FLOAT16", INT8: "INT8"}
@@ -34,6 +35,9 @@ class Proof:
         running: how many ONNX Runtime runs in it on this CPU; None where it was not asked.
         operators: what runs, by name of ONNX Runtime's operator; empty where it was not asked.
         left: names of those that are, or run, in another precision.
+        in_float: names of products, those without such weights included, that ONNX Runtime runs in floating point here
+            although the file says INT8.
+        share: of all products, those without such weights included, what is in it; None where it was not counted.
     """
 
     variant: str
@@ -42,6 +46,8 @@ class Proof:
     running: int | None
     operators: Mapping[str, int]
     left: tuple[str, ...]
+    in_float: frozenset[str] = frozenset()
+    share: Share | None = None
 
     def __bool__(self) -> bool:
         return 0 < self.layers == self.stored and self.running in (None, self.layers)
@@ -74,21 +80,26 @@ def prove(variant: str, fp32: bytes, content: bytes, kept: frozenset[str], *, ru
     Raises:
         ExportError: ONNX Runtime cannot open the file.
     """
-    known = frozenset(layer.name for layer in layers(onnx.load_from_string(fp32)))
+    known = frozenset(layer.name for layer in layers(onnx.load_from_string(fp32), variant))
     wanted, kept = known - kept, known & kept  # a model of several graphs keeps layers of any of them
-    held = {layer.name: layer.datatype for layer in layers(onnx.load_from_string(content))}
+    held = {layer.name: layer.datatype for layer in layers(onnx.load_from_string(content), variant)}
     unlike = sorted(name for name in wanted if held.get(name) != _STORED[variant])
     stored = len(wanted) - len(unlike)
     if not run:
         return Proof(variant, len(wanted), stored, None, {}, tuple(unlike))
-    optimised = optimise(content)
+    try:
+        optimised = optimise(content)
+    except ExportError as error:
+        raise ExportError(f"{error}: {no_kernel(variant)}") from error
     operators = Counter(node.op_type for node in optimised.graph.node)
-    others = [name for name, half in _float_layers(optimised) if not (variant == FP16 and half)]
+    others = [name for name, half in _float_layers(optimised, variant) if not (variant == FP16 and half)]
     running = min(len(wanted), max(0, len(wanted) + len(kept) - len(others)))  # fused layers lose their names
     if variant == INT8:
         running = min(running, sum(operators[name] for name in INTEGER_OPERATORS))
     names = unlike or ([] if running == len(wanted) else sorted(wanted & set(others)) or sorted(wanted))
-    return Proof(variant, len(wanted), stored, running, dict(sorted(operators.items())), tuple(names))
+    floats = (node.name for node in optimised.graph.node if node.op_type in _FLOAT_OPERATORS)
+    in_float = frozenset(floats if variant == INT8 else ())
+    return Proof(variant, len(wanted), stored, running, dict(sorted(operators.items())), tuple(names), in_float)
 
 
 def optimise(content: bytes) -> onnx.ModelProto:
@@ -105,14 +116,19 @@ def optimise(content: bytes) -> onnx.ModelProto:
             ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
-            raise ExportError(
-                f"ONNX Runtime cannot open it ({reason}): an operator has no kernel in this precision; keep its layer "
-                "in FP32"
-            ) from error
+            raise ExportError(f"ONNX Runtime cannot open it ({reason})") from error
         return onnx.load(options.optimized_model_filepath)
 
 
-def _float_layers(model: onnx.ModelProto) -> list[tuple[str, bool]]:
+def no_kernel(variant: str) -> str:
+    """What to do about an operator that cannot be run in a precision."""
+    return (
+        f"an operator has no kernel in this precision; keep its layer in FP32 (precision.{variant}.keep_fp32), or take "
+        f"{variant} out of precision.variants"
+    )
+
+
+def _float_layers(model: onnx.ModelProto, variant: str) -> list[tuple[str, bool]]:
     """Name of each layer that runs in floating point, and whether in half precision.
 
     Where a CPU has no kernel for half precision, ONNX Runtime casts to float, weights beforehand.
@@ -122,7 +138,9 @@ def _float_layers(model: onnx.ModelProto) -> list[tuple[str, bool]]:
         node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in types
     }
     found = []
+    operators = _FLOAT_OPERATORS | frozenset(HALVED if variant == FP16 else ())
     for node in model.graph.node:
-        if node.op_type in _FLOAT_OPERATORS and (node.input[1] in types or node.input[1] in dequantised):
-            found.append((node.name, types.get(node.input[1]) == onnx.TensorProto.FLOAT16))
+        names = (factors(node) if variant == FP16 else node.input[1:2]) if node.op_type in operators else ()
+        if weights := [name for name in names if name in types or name in dequantised]:
+            found.append((node.name, all(types.get(name) == onnx.TensorProto.FLOAT16 for name in weights)))
     return found

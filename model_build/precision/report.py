@@ -9,6 +9,9 @@ from typing import Any
 
 from model_build._errors import DataError
 from model_build.config import load_config
+from model_build.precision.numbers import percent
+
+METRIC_WIDTH = 8
 
 
 def read_found(workspace: Path, model: str) -> dict[str, Any]:
@@ -34,24 +37,23 @@ def read_found(workspace: Path, model: str) -> dict[str, Any]:
 
 
 def rows(found: Mapping[str, Any]) -> list[list[str]]:
-    """Header and one line for each variant and target."""
-    lines = [["variant", "target", "KiB", "speed", "max abs", "cosine", found["metric"], "FP32 layers", "verdict"]]
+    """Header and one line for each variant and target, 80 columns wide; what takes more room is in `notes`."""
+    lines = [["variant", "target", "KiB", "speed", "max abs", "cosine", _metric(found), "FLOPs", "verdict"]]
     for variant, targets in found["found"].items():
         for target, one in targets.items():
             examination = one.get("served") or one.get("in_process") or {}
-            # Text has no distance: of such a model it is that of what was compared in process.
-            far = (examination.get("distance") or one.get("in_process", {}).get("distance", {})).values()
-            speed = one.get("speed")
+            far, cosines = (_distances(one, key) for key in ("max_abs", "cosine_mean"))
+            speed, share = one.get("speed"), one.get("share")
             lines.append(
                 [
                     variant,
                     target,
                     f"{one['bytes'] / 1024:.0f}",
-                    f"{speed['ratio']:.2f}x ({speed['low']:.2f} to {speed['high']:.2f})" if speed else "-",
-                    f"{max(each['max_abs'] for each in far):.2g}" if far else "-",
-                    f"{min(each['cosine_mean'] for each in far):.4f}" if far else "-",
+                    f"{speed['ratio']:.2f}x" if speed else "-",
+                    f"{max(far):.2g}" if far else "-",
+                    f"{min(cosines):.4f}" if cosines else "-",
                     f"{examination['metric']:.4f}" if examination else "-",
-                    str(len(one.get("kept_fp32", ()))) if "layers" in one else "-",
+                    percent(share["flops"]) if share else "-",
                     one["verdict"],
                 ]
             )
@@ -59,11 +61,35 @@ def rows(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def notes(found: Mapping[str, Any]) -> list[str]:
-    """Why each verdict is what it is, and what was chosen."""
-    reasons = [
-        f"{variant} on {target}: {one['reason']}"
-        for variant, targets in found["found"].items()
-        for target, one in targets.items()
-        if one["reason"]
-    ]
-    return [*reasons, *(f"chosen on {target}: {variant}" for target, variant in found["chosen"].items())]
+    """What each variant holds and how fast it is, why each verdict is what it is, and what was chosen."""
+    lines = [] if _metric(found) == found["metric"] else [f"metric: {found['metric']}"]
+    for variant, targets in found["found"].items():
+        for target, one in targets.items():
+            lines += [f"{variant} on {target}: {sentence}" for sentence in _sentences(variant, one)]
+    return [*lines, *(f"chosen on {target}: {variant}" for target, variant in found["chosen"].items())]
+
+
+def _distances(one: Mapping[str, Any], key: str) -> list[float]:
+    """Of the outputs that have it; text has no distance, and of such a model it is that of what was compared here."""
+    for way in ("served", "in_process"):
+        if values := [each[key] for each in one.get(way, {}).get("distance", {}).values() if key in each]:
+            return values
+    return []
+
+
+def _sentences(variant: str, one: Mapping[str, Any]) -> list[str]:
+    parts = []
+    if share := one.get("share"):
+        weights, flops = percent(share["weights"]), percent(share["flops"])
+        parts.append(f"{weights} of the products' weights and {flops} of their FLOPs are in {variant.upper()}")
+    if kept := one.get("kept_fp32"):
+        parts.append(f"{len(kept)} layer{'s' if len(kept) > 1 else ''} kept in FP32")
+    if speed := one.get("speed"):
+        parts.append(f"{speed['low']:.2f} to {speed['high']:.2f} times as fast as FP32")
+    return [text for text in (", ".join(parts), one["reason"]) if text]
+
+
+def _metric(found: Mapping[str, Any]) -> str:
+    """The metric's name where the column has room for it."""
+    name = str(found["metric"])
+    return name if len(name) <= METRIC_WIDTH else "metric"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import sys
 import time
@@ -9,23 +10,25 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
 from model_build._errors import ConfigurationError, ExportError
 from model_build.config.schema import VariantConfig
-from model_build.precision.distance import LayerError, distances, layer_errors
-from model_build.precision.graph import layers
+from model_build.onnx_export import as_written
+from model_build.precision.distance import BEYOND, LayerError, distances, layer_errors
+from model_build.precision.graph import Layer, layers, prepared, without_layers
 from model_build.precision.making import Maker
-from model_build.precision.proof import Proof, prove
-from model_build.precision.variants import CPU, FP32, INT8, TARGETS, Graphs, of_both
+from model_build.precision.possible import check_survives
+from model_build.precision.proof import Proof, no_kernel, prove
+from model_build.precision.share import Share, inside, products, share
+from model_build.precision.variants import CPU, FP16, FP32, INT8, TARGETS, Graphs, of_both
 from model_build.precision.verdict import Examination, Speed, examine
-from model_build.recipe import Variable
+from model_build.recipe import Answers, Variable
 from model_build.stages.layout import BuildFiles
 
-Array = npt.NDArray[Any]
 NAMED_LAYERS = 5  # of the worst, in a message
+GOOD_DB = 30.0  # a layer with less noise than this is not what loses an answer
 ROUNDS, ROUND_SECONDS = 9, 0.1
 AS_FP32 = VariantConfig(max_abs=0.001, min_cosine=0.9999, max_drop=0.001)  # what batches of another size may change
 
@@ -35,11 +38,15 @@ class Trial:
 
     def __init__(self, recipe: Variable[Any], files: BuildFiles) -> None:
         self.recipe, self.files = recipe, files
-        self.fp32 = recipe.graphs(files)
+        self.fp32 = {name: prepared(content) for name, content in recipe.graphs(files).items()}
         self.evaluation = recipe.evaluation(files)
         self.reference = recipe.answer(files, self.fp32)
         self.reference_metric = recipe.judge(files, self.reference, self.reference)
-        self.layers = {graph: layers(onnx.load_from_string(content)) for graph, content in self.fp32.items()}
+        self.models = {name: onnx.load_from_string(content) for name, content in self.fp32.items()}
+        self.products = [
+            one for name, content in self.fp32.items() for one in products(name, content, self.evaluation[name][0])
+        ]
+        self.examples = sum(len(next(iter(request.values()))) for request in recipe.requests(files))
 
     def allowed(self, variant: str) -> VariantConfig:
         """What the configuration lets it lose."""
@@ -49,41 +56,90 @@ class Trial:
         allowed: VariantConfig = self.recipe.config.precision.of(variant)
         return allowed
 
+    def layers(self, variant: str) -> dict[str, list[Layer]]:
+        """Of each graph, what could be in `variant`."""
+        return {name: layers(model, variant) for name, model in self.models.items()}
+
     def check_kept(self, variant: str) -> None:
         """Raise a ConfigurationError where `keep_fp32` names a layer that there is not."""
-        known = [layer.name for found in self.layers.values() for layer in found]
+        known = [layer.name for found in self.layers(variant).values() for layer in found]
         if unknown := sorted(set(self.allowed(variant).keep_fp32) - set(known)):
             raise ConfigurationError(
                 f"precision.{variant}.keep_fp32 names {', '.join(unknown)}: expected layers of the model, which has "
                 f"{', '.join(known)}"
             )
 
-    def judge(self, way: str, variant: str, answers: Mapping[str, Array]) -> Examination:
+    def impossible(self, variant: str) -> str | None:
+        """Why no file of this model can be the variant, before one is made; None where one can."""
+        if reason := without_layers(self.models, variant):
+            return reason
+        named = {(graph, layer.name) for graph, found in self.layers(variant).items() for layer in found}
+        able = [
+            one
+            for one in self.products
+            if one.name not in self.allowed(variant).keep_fp32
+            and (variant == FP16 or (one.graph, one.name) in named or (one.operator == "MatMul" and not one.weights))
+        ]
+        return self.too_little(variant, share(self.products, able), "could be")
+
+    def too_little(self, variant: str, found: Share | None, verb: str = "are") -> str | None:
+        """That less than `min_share` is in the variant's precision; None where enough is."""
+        least = self.allowed(variant).min_share
+        if found is None or found.least >= least:
+            return None
+        others = ", ".join(map(str, found.others[:3])) + (", ..." if len(found.others) > 3 else "")
+        return (
+            f"no more than {found} of its products {verb} in {variant.upper()} (precision.{variant}.min_share "
+            f"{least:g}), not {others}"
+        )
+
+    def judge(self, way: str, variant: str, answers: Answers) -> Examination:
         """Compare answers to the recipe's requests with FP32's."""
         metric = self.recipe.judge(self.files, answers, self.reference)
         found = distances({output: self.reference[output] for output in answers}, answers)
-        name = self.recipe.variant_metric
-        return examine(way, name, metric, self.reference_metric, found, self.allowed(variant), variant)
+        low, high = self.recipe.metric_range
+        return examine(
+            way,
+            self.recipe.variant_metric,
+            metric,
+            self.reference_metric,
+            found,
+            self.allowed(variant),
+            variant,
+            examples=self.examples,
+            span=high - low,
+            counts=self.recipe.counts_examples,
+        )
 
-    def in_process(self, variant: str, contents: Mapping[str, bytes]) -> Examination:
-        """Answer the recipe's requests here."""
+    def in_process(self, variant: str, contents: Mapping[str, bytes], target: str = CPU) -> Examination:
+        """Answer the recipe's requests here as `target` would: for a GPU not by this CPU's integer operators."""
         try:
-            answers = self.recipe.answer(self.files, contents)
+            with as_written() if target != CPU else contextlib.nullcontext():
+                answers = self.recipe.answer(self.files, contents)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
-            raise ExportError(
-                f"variant {variant} cannot be run ({reason}): an operator has no kernel in this precision; keep its "
-                "layer in FP32"
-            ) from error
+            raise ExportError(f"variant {variant} cannot be run ({reason}): {no_kernel(variant)}") from error
         return self.judge("in process", variant, answers)
+
+    def check_survives(self, variant: str, made: Made) -> None:
+        """Raise an ExportError where ONNX Runtime dies of a graph that was made."""
+        config = self.recipe.config
+        for name, graph in made.graphs.items():
+            for content in {graph.cpu, graph.gpu}:
+                feed = self.evaluation[name][0]
+                check_survives(config.name, config.precision.variants, variant, name, content, feed)
 
     def proof(self, variant: str, target: str, graphs: Graphs, kept: Collection[str]) -> Proof:
         """Of the graphs together."""
-        proofs = [
-            prove(variant, self.fp32[name], graph.forms[target], frozenset(kept), run=target == CPU)
-            for name, graph in graphs.items()
-        ]
-        return proofs[0] if len(proofs) == 1 else _together(proofs)
+        proofs, names = [], set()
+        for name, graph in graphs.items():
+            content = graph.forms[target]
+            proof = prove(variant, self.fp32[name], content, frozenset(kept), run=target == CPU)
+            proofs.append(proof)
+            names |= {(name, one) for one in inside(content, variant) - proof.in_float}
+        there = [one for one in self.products if (one.graph, one.name) in names]
+        together = proofs[0] if len(proofs) == 1 else _together(proofs)
+        return replace(together, share=share(self.products, there))
 
     def worst_layers(self, name: str, content: bytes, kept: Collection[str]) -> list[LayerError]:
         """Of one graph, those that are kept left out."""
@@ -91,12 +147,15 @@ class Trial:
         return [error for error in found if error.layer.name not in kept]
 
     def blame(self, graphs: Graphs, target: str, kept: Collection[str]) -> str:
-        """The worst layers in words."""
+        """The worst layers in words; where none of them is noisy, that."""
         errors = [
             error for name, graph in graphs.items() for error in self.worst_layers(name, graph.forms[target], kept)
         ]
-        worst = sorted(errors, key=lambda error: error.sqnr_db)[:NAMED_LAYERS]
-        return "; ".join(map(str, worst)) or "none"
+        errors.sort(key=lambda error: error.sqnr_db)
+        worst = [error for error in errors if error.sqnr_db < GOOD_DB or error.beyond > BEYOND][:NAMED_LAYERS]
+        if worst:
+            return f"worst layers by themselves: {'; '.join(map(str, worst))}"
+        return "no layer by itself is at fault" + (f" (the worst is {errors[0]})" if errors else "")
 
     def speed(self, graphs: Graphs) -> Speed:
         """Of the CPU's form, with the threads that a server gives it, on the recipe's held-out inputs.
@@ -144,6 +203,7 @@ def make_variant(trial: Trial, variant: str) -> Made:
     }
     try:
         first = _make(makers, variant, allowed.keep_fp32, trial.recipe.runs_on_gpus)
+        trial.check_survives(variant, first)
         if not allowed.automatic or _passes(trial, variant, first):
             return first
         order = _by_noise(trial, first)
@@ -155,7 +215,7 @@ def make_variant(trial: Trial, variant: str) -> Made:
             made = _make(makers, variant, [*allowed.keep_fp32, *order[:count]], trial.recipe.runs_on_gpus)
             passed = _passes(trial, variant, made)
             print(
-                f"{variant} with {len(made.kept)} of {sum(map(len, trial.layers.values()))} layers in FP32: "
+                f"{variant} with {len(made.kept)} of {sum(map(len, trial.layers(variant).values()))} layers in FP32: "
                 f"{'passes' if passed else 'loses too much'}",
                 file=sys.stderr,
                 flush=True,
@@ -176,7 +236,7 @@ def _passes(trial: Trial, variant: str, made: Made) -> bool:
     """In every form: the one for a GPU is computed here too, only slower."""
     forms = {tuple(graph.forms[target] for graph in made.graphs.values()): target for target in reversed(TARGETS)}
     return all(
-        trial.in_process(variant, {name: graph.forms[target] for name, graph in made.graphs.items()})
+        trial.in_process(variant, {name: graph.forms[target] for name, graph in made.graphs.items()}, target)
         for target in forms.values()
     )
 

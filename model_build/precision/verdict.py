@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from model_build.precision.distance import Distance
 from model_build.precision.proof import Proof
 from model_build.precision.variants import FP32
 
-PASSES, REFUSED, NOT_FOR_TARGET, NOT_MEASURED = "passes", "refused", "not for this target", "not measured"
+PASSES, REFUSED, NOT_FOR_TARGET, NOT_MEASURED = "passes", "refused", "GPUs only", "not measured"
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Examination:
         reference: the same of FP32.
         distances: by output.
         losses: what is lost beyond what is allowed, one sentence each.
+        doubts: what would be, if more examples said so, one sentence each.
     """
 
     way: str
@@ -31,13 +33,14 @@ class Examination:
     reference: float
     distances: Mapping[str, Distance]
     losses: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return not self.losses
 
     def to_json(self) -> dict[str, Any]:
         """For the manifest."""
-        far = {name: {"max_abs": found.max_abs, "cosine_mean": found.cosine} for name, found in self.distances.items()}
+        far = {name: found.to_json() for name, found in self.distances.items()}
         return {"metric": self.metric, "fp32": self.reference, "distance": far}
 
 
@@ -49,21 +52,95 @@ def examine(
     found: Mapping[str, Distance],
     allowed: VariantConfig,
     variant: str,
+    *,
+    examples: int,
+    span: float = 1.0,
+    counts: bool = True,
 ) -> Examination:
-    """Compare with what `precision.<variant>` allows; what is not a number is a loss."""
-    key, losses = f"precision.{variant}", []
-    if not reference - metric <= allowed.max_drop:
-        losses.append(
-            f"{metric_name} is {metric:.4f} where FP32 has {reference:.4f} ({key}.max_drop {allowed.max_drop:g})"
-        )
+    """Compare with what `precision.<variant>` allows; what is not a number is a loss.
+
+    Args:
+        way: "in process" or "served".
+        metric_name: the task's, for messages.
+        metric: of the variant.
+        reference: of FP32.
+        found: distances by output.
+        allowed: what may be lost.
+        variant: its name.
+        examples: how many the metric was measured on.
+        span: largest value of the metric less the smallest.
+        counts: whether the metric is the share of examples that are right.
+    """
+    losses, doubts = [], []
+    drop = reference - metric
+    if not drop <= allowed.max_drop:
+        most_drop = limit(variant, "max_drop", allowed.max_drop)
+        said = f"{metric_name} is {metric:.4f} where FP32 has {reference:.4f} ({most_drop})"
+        counted = counts and _are_counts(metric, reference, examples, span)
+        least = least_drop(drop / span, examples, counts=counted) * span
+        if least <= allowed.max_drop:
+            doubts.append(f"{said}; {examples} examples make sure of a drop of {least:.2g} alone, with 95% confidence")
+        else:
+            losses.append(said)
+    most = math.sqrt(2 - 2 * allowed.min_cosine)  # the distance of two vectors of length 1 that have this cosine
     for name, distance in found.items():
-        if not distance.max_abs <= allowed.max_abs:
-            losses.append(f"'{name}' is off by {distance.max_abs:.3g} ({key}.max_abs {allowed.max_abs:g})")
-        if not distance.cosine >= allowed.min_cosine:
+        # FP32's own rounding is a share of what it rounds, and no setting is for it.
+        scale = max(1.0, distance.largest) if variant == FP32 else 1.0
+        if distance.max_abs is not None and not distance.max_abs <= allowed.max_abs * scale:
+            most_abs = limit(variant, "max_abs", allowed.max_abs * scale)
+            losses.append(f"'{name}' is off by {distance.max_abs:.3g} ({most_abs})")
+        least_cosine = limit(variant, "min_cosine", allowed.min_cosine)
+        if distance.cosine is not None and not distance.cosine >= allowed.min_cosine:
+            losses.append(f"'{name}' has cosine {distance.cosine:.4f} with FP32's ({least_cosine})")
+        if distance.relative is not None and not distance.relative <= most:
             losses.append(
-                f"'{name}' has cosine {distance.cosine:.4f} with FP32's ({key}.min_cosine {allowed.min_cosine:g})"
+                f"'{name}' is off by {distance.relative:.0%} of its size ({least_cosine}, which is {most:.0%} for one "
+                "number)"
             )
-    return Examination(way, metric, reference, found, tuple(losses))
+    return Examination(way, metric, reference, found, tuple(losses), tuple(doubts))
+
+
+def limit(variant: str, setting: str, value: float) -> str:
+    """What may be lost, by its setting; FP32 is what the others are compared with, and has none."""
+    if variant == FP32:
+        return f"FP32's own answers may differ by no more: {setting} {value:g}"
+    return f"precision.{variant}.{setting} {value:g}"
+
+
+def _are_counts(metric: float, reference: float, examples: int, span: float) -> bool:
+    """Whether both are a whole number of examples: a recipe may say so of a metric that is something else."""
+    numbers = [value / span * examples for value in (metric, reference)]
+    return all(math.isfinite(one) and abs(one - round(one)) < 1e-6 for one in numbers)
+
+
+def least_drop(drop: float, examples: int, *, counts: bool = True) -> float:
+    """The drop that is certain, with 95% confidence, where so many examples show one of `drop`; a share, of 1.
+
+    The exact one-sided bound of C. J. Clopper and E. S. Pearson, "The Use of Confidence or Fiducial Limits Illustrated
+    in the Case of the Binomial", Biometrika 26 (1934), 404 to 413, for `drop * examples` that became wrong and none
+    that became right. Had some become right, as many more would have become wrong, and less would be certain: this is
+    the strictest reading of the drop, and it needs no answer of a single example. With more examples the bound nears
+    the drop itself: where 1% may be lost, 2 of 80 examples may, and of 100,000 not many more than 1%.
+
+    A metric that does not count examples (BLEU, a correlation, a mean of reciprocal ranks) has no such bound, and may
+    vary far less than a share does: of its drop, what one example can be worth is uncertain, and no more.
+
+    Args:
+        drop: a share, of the metric's range.
+        examples: how many.
+        counts: whether the metric is a share of the examples.
+
+    Returns:
+        NaN where the drop is not a number.
+    """
+    from scipy.special import betaincinv  # takes a moment, and few variants lose so much
+
+    if not drop > 0 or not examples:
+        return drop
+    if not counts:
+        return 0.0 if drop <= 1 / examples else drop
+    lost = min(drop, 1.0) * examples
+    return float(betaincinv(lost, examples - lost + 1, 0.05))
 
 
 @dataclass(frozen=True)
@@ -107,6 +184,8 @@ class Verdict:
             proof = self.proof
             content |= {"layers": proof.layers, "stored": proof.stored, "running": proof.running}
             content |= {"operators": dict(proof.operators), "kept_fp32": [*self.kept]}
+            if proof.share is not None:
+                content["share"] = {"weights": round(proof.share.weights, 4), "flops": round(proof.share.flops, 4)}
         content |= {one.way.replace(" ", "_"): one.to_json() for one in self.examinations}
         return content | ({"speed": self.speed.to_json()} if self.speed else {})
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from slipway_client import DTYPES
 
 from model_build._errors import ConfigurationError, DataError
 from model_build.config import ServedConfig, load_config
@@ -21,8 +22,7 @@ from model_build.engine import EngineError
 from model_build.engine.tools import find_gpu
 from model_build.roofline.analysis import cpu_name
 from model_build.stages.layout import BuildFiles
-
-_DTYPES = {"FP32": "f4", "FP64": "f8", "FP16": "f2", "INT64": "i8", "INT32": "i4", "BOOL": "?"}
+from serving._tensors import values_of
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def golden_inputs(workspace: Path, model: str) -> dict[str, npt.NDArray[Any]]:
     request = _json(workspace / "model_repository" / model / "golden" / "request.json", model)
     found = {}
     for tensor in request["inputs"]:
-        dtype: Any = _DTYPES.get(tensor["datatype"], np.object_)
-        found[tensor["name"]] = np.array(tensor["data"], dtype).reshape(tensor["shape"])
+        dtype = DTYPES.get(tensor["datatype"], np.dtype(np.float32))  # BF16 is sent from FP32
+        found[tensor["name"]] = np.array(values_of(tensor), dtype).reshape(tensor["shape"])
     return found
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +100,7 @@ class Roofline:
     Attributes:
         compute_bound_from: the batch from which the model computes longer than it moves; None where it never does.
         best: the batch to serve with on this device.
+        batch_assumed: whether a first dimension without a name was taken for the batch.
     """
 
     model: str
@@ -107,6 +109,7 @@ class Roofline:
     batches: Sequence[AtBatch]
     compute_bound_from: int | None
     best: BestBatch
+    batch_assumed: bool = False
 
 
 def analyse(workspace: Path, model: str, question: Question, progress: Progress = lambda _: None) -> Roofline:
@@ -119,7 +122,14 @@ def analyse(workspace: Path, model: str, question: Question, progress: Progress 
     """
     load_config(workspace, model)
     files = BuildFiles(workspace, model)
-    paths = graph_files(files)
+    with tempfile.TemporaryDirectory() as folder:
+        paths, assumed = zip(*(graph.named(path, Path(folder)) for path in graph_files(files)), strict=True)
+        return _analyse(model, files, paths, [name for name in assumed if name], question, progress)
+
+
+def _analyse(
+    model: str, files: BuildFiles, paths: Sequence[Path], assumed: Sequence[str], question: Question, progress: Progress
+) -> Roofline:
     device = None if question.here else find_device(question.device)
     _check_sizes(model, paths, question)
     kept = _kept(files, question.precision)
@@ -148,6 +158,7 @@ def analyse(workspace: Path, model: str, question: Question, progress: Progress 
         [AtBatch(size, predict(each, device, size), took) for size, each, took, *_ in found],
         batch_from(layers, device, batch),
         best_batch(layers, device, batch, live, weights),
+        bool(assumed),
     )
 
 

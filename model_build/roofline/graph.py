@@ -44,6 +44,40 @@ class StaticGraph:
         return math.prod(self.shapes[name])
 
 
+def named(path: Path, folder: Path) -> tuple[Path, str | None]:
+    """The graph with a name for each first dimension of an input that is free and has none, as skl2onnx leaves them.
+
+    That is taken for the batch.
+
+    Args:
+        path: of the file.
+        folder: where a copy with names may be written, as long as it is needed.
+
+    Returns:
+        The path itself where nothing was named; the name that was given, if any.
+
+    Raises:
+        ExportError: the file is no ONNX graph.
+    """
+    inputs = _load(path, weights=False).graph.input
+    free = [any(map(_is_nameless, value.type.tensor_type.shape.dim[:1])) for value in inputs]
+    batch, others = symbols(path)
+    if not any(free) or (batch is None and not free[0]):
+        return path, None
+    name = batch or next(one for one in ("batch", "batch_size", "batch_of_requests") if one not in others)
+    model = _load(path)
+    for value, nameless in zip(model.graph.input, free, strict=True):
+        if nameless:
+            value.type.tensor_type.shape.dim[0].dim_param = name
+    copy = folder / path.name
+    copy.write_bytes(model.SerializeToString())
+    return copy, name
+
+
+def _is_nameless(dim: onnx.TensorShapeProto.Dimension) -> bool:
+    return not dim.dim_param and not dim.HasField("dim_value")
+
+
 def symbols(path: Path) -> tuple[str | None, tuple[str, ...]]:
     """The name of the batch, the first dimension of the first input where that is free, and the other free names.
 
@@ -102,7 +136,7 @@ def fix(path: Path, batch: int, shapes: Mapping[str, int], threads: int = 1) -> 
 def _check_supported(path: Path) -> None:
     graph = _load(path, weights=False).graph
     for value in graph.input:
-        if any(not dim.dim_param and not dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim):
+        if any(map(_is_nameless, value.type.tensor_type.shape.dim)):
             raise ConfigurationError(
                 f"{path.name}: input '{value.name}' has a dimension with neither size nor name: export it with a name "
                 "for each free dimension, then pass --shape NAME=N"

@@ -134,6 +134,7 @@ def about(found: Roofline) -> list[tuple[str, str]]:
         ("source", device.source),
         ("precision", asked.precision.upper()),
         *([("sizes", shapes)] if shapes else []),
+        *([("batch", "a free first dimension has no name: taken for the batch")] if found.batch_assumed else []),
     ]
 
 
@@ -156,6 +157,7 @@ def to_json(found: Roofline) -> dict[str, Any]:
         },
         "precision": found.question.precision,
         "shapes": dict(found.question.shapes),
+        "batch_assumed": found.batch_assumed,
         "compute_bound_from_batch": found.compute_bound_from,
         "best_batch": {"batch": found.best.batch, "largest": found.best.largest},
         "batches": [_batch_json(one) for one in found.batches],

@@ -22,8 +22,10 @@ from model_build import tracking
 from model_build._errors import BuildError, DataError, GateRefused
 from model_build.config import ModelConfig, ServedConfig
 from model_build.files import sha256
-from model_build.precision.trial import Made, Trial
-from model_build.precision.variants import CPU, FP16, FP32, GPU, TARGETS, of_both, served_name
+from model_build.precision.possible import keeping
+from model_build.precision.proof import Proof
+from model_build.precision.trial import NAMED_LAYERS, Made, Trial
+from model_build.precision.variants import CPU, FP16, FP32, GPU, INT8, TARGETS, of_both, served_name
 from model_build.precision.verdict import NOT_FOR_TARGET, NOT_MEASURED, PASSES, Examination, Verdict, best
 from model_build.recipe import Array, Recipe, ServedModel, Variable, load_recipe
 from model_build.stages import staging
@@ -62,7 +64,8 @@ def run(workspace: Path, config: ModelConfig) -> str:
                     way = one.way.replace(" ", "_")
                     mlflow.log_metric(f"test_{variant}_{metric}_{way}", one.metric)
             stage.publish()
-    return f"held-out {metrics['metric']} {metrics['value']:.4f} (gate {config.gate.minimum:g}){plan.said}"
+    said = f"{plan.said}{plan.noted}"
+    return f"held-out {metrics['metric']} {metrics['value']:.4f} (gate {config.gate.minimum:g}){said}"
 
 
 @dataclass
@@ -99,8 +102,16 @@ class Plan:
         for variant in self.verdicts:
             one = self.verdicts[variant][CPU]
             speed = f" {one.speed.ratio:.1f}x" if one.speed and variant != FP32 else ""
-            parts.append(f"{variant} {one.verdict}{speed}")
+            parts.append(f"{variant}{':' * (one.verdict == NOT_FOR_TARGET)} {one.verdict}{speed}")
         return f"; on this CPU: {', '.join(parts)}; routed to {self.chosen[CPU]}"
+
+    @property
+    def noted(self) -> str:
+        """For the stage's line: what was decided of how folders are served, and why."""
+        names: dict[str, list[str]] = {}
+        for model in (model for group in self.groups.values() for model in group if model.note):
+            names.setdefault(model.note, []).append(model.name)
+        return "".join(f"; {', '.join(models)}: {note}" for note, models in names.items())
 
 
 def _plan_alone(recipe: Recipe[Any], files: BuildFiles) -> Plan:
@@ -112,8 +123,8 @@ def _plan_variants(recipe: Variable[Any], files: BuildFiles) -> Plan:
     """Prove and compare each variant in this process, time it, and choose."""
     config = recipe.config
     trial = Trial(recipe, files)
-    fp32 = of_both(trial.fp32)
-    size = sum(len(content) for content in trial.fp32.values())
+    exported = recipe.graphs(files)
+    fp32, size = of_both(exported), sum(map(len, exported.values()))
     verdicts: Verdicts = {
         FP32: {CPU: Verdict(PASSES, "what the others are compared with", size)}
         | {GPU: Verdict(PASSES, "what a target that was not measured is served", size)}
@@ -162,14 +173,12 @@ def _verdict(trial: Trial, variant: str, target: str, made: Made) -> Verdict:
     proof = trial.proof(variant, target, made.graphs, made.kept)
     foreign = variant == FP16 and target == CPU and proof.stored == proof.layers > 0
     if not proof and not foreign:
-        without_kernel = (
-            f"keep those layers in FP32 (`slipway build {trial.recipe.config.name} --keep-fp32 LAYER`), or take "
-            f"{variant} out of precision.variants"
-        )
-        again = "build it again (`slipway build --force`)"
-        raise _refused(trial, variant, [proof.reason], again if proof.stored < proof.layers else without_kernel, None)
+        raise _refused(trial, variant, [proof.reason], _keep(trial, variant, proof, made.kept), None)
+    if too_little := trial.too_little(variant, proof.share):
+        remedy = f"lower precision.{variant}.min_share, or {_without(variant)}"
+        raise _refused(trial, variant, [too_little], remedy, None)
     forms = {name: graph.forms[target] for name, graph in made.graphs.items()}
-    examination = trial.in_process(variant, forms)
+    examination = trial.in_process(variant, forms, target)
     if not examination:
         raise _refused(
             trial, variant, examination.losses, _remedy(trial, variant), trial.blame(made.graphs, target, made.kept)
@@ -180,19 +189,40 @@ def _verdict(trial: Trial, variant: str, target: str, made: Made) -> Verdict:
     if target == GPU:
         reason = "no GPU was asked: the file's precision is proven, its accuracy was computed on the CPU"
         return Verdict(NOT_MEASURED, reason, size, proof, (examination,), kept=made.kept)
-    return Verdict(PASSES, "", size, proof, (examination,), trial.speed(made.graphs), made.kept)
+    reason = "; ".join(examination.doubts)
+    return Verdict(PASSES, reason, size, proof, (examination,), trial.speed(made.graphs), made.kept)
+
+
+def _keep(trial: Trial, variant: str, proof: Proof, kept: Sequence[str]) -> str:
+    """What to do about layers that are not in their precision."""
+    name = trial.recipe.config.name
+    if len(proof.left) == proof.layers:  # nothing would be left in it
+        other_file = f"build it again (`slipway build {name} --force`), or " if not proof.stored else ""
+        return other_file + _without(variant)
+    names = [*kept, *proof.left] if len(proof.left) <= NAMED_LAYERS else ["LAYER"]
+    return f"keep those layers in FP32 ({keeping(name, variant, names)}), or {_without(variant)}"
 
 
 def _remedy(trial: Trial, variant: str) -> str:
-    return (
-        f"calibrate on inputs like the held-out ones, keep these layers in FP32 (`slipway build "
-        f"{trial.recipe.config.name} --keep-fp32 LAYER`, or precision.{variant}.automatic=true), or take {variant} out "
-        "of precision.variants"
-    )
+    """What can be done about a loss, and has not been."""
+    ways = []
+    if variant == INT8:
+        ways.append("calibrate on inputs like the held-out ones")
+    if not trial.allowed(variant).automatic:
+        name = trial.recipe.config.name
+        ways.append(
+            f"keep these layers in FP32 (`slipway build {name} precision.{variant}.keep_fp32=[LAYER]`, or "
+            f"`slipway build {name} precision.{variant}.automatic=true`)"
+        )
+    return ", ".join([*ways, f"allow it more in precision.{variant}", f"or {_without(variant)}"])
+
+
+def _without(variant: str) -> str:
+    return f"take {variant} out of precision.variants"
 
 
 def _refused(trial: Trial, variant: str, losses: Sequence[str], remedy: str, layers: str | None) -> GateRefused:
-    worst = f"; worst layers by themselves: {layers}" if layers else ""
+    worst = f"; {layers}" if layers else ""
     return GateRefused(
         f"variant {variant} of {trial.recipe.config.name} is refused: {'; '.join(losses)}{worst}: model_repository/ "
         f"was not changed; {remedy}"
@@ -215,7 +245,11 @@ def _ask_server(workspace: Path, recipe: Recipe[Any], repository: Path, plan: Pl
                     found = plan.verdicts[variant]
                     found[CPU] = replace(found[CPU], examinations=(*found[CPU].examinations, examination))
     except serving.GoldenMismatch as error:
-        raise GateRefused(f"{error}; model_repository/ was not changed") from error
+        raise GateRefused(
+            f"{error.found}, as this process computed it from the same files: raise gate.golden_atol where that is "
+            "near enough, else look for what an answer depends on beside its inputs (chance, time, threads, "
+            "packages that the server has in another version); model_repository/ was not changed"
+        ) from error
     except (serving.ServingError, slipway_client.TritonError) as error:
         raise BuildError(f"{error}; model_repository/ was not changed") from error
 
@@ -224,13 +258,19 @@ def _served(trial: Trial, client: slipway_client.Client, variant: str) -> Examin
     model = client.model(served_name(trial.recipe.config.name, variant))
     names = [output.name for output in model.spec.outputs if output.name in trial.reference]
     answers = [model.infer(request, outputs=names) for request in trial.recipe.requests(trial.files)]
-    joined: dict[str, Array] = {name: np.concatenate([answer[name] for answer in answers]) for name in names}
-    examination = trial.judge("served", variant, joined)
+    examination = trial.judge("served", variant, {name: joined([answer[name] for answer in answers]) for name in names})
     if not examination:
         losses = [f"served, {loss}" for loss in examination.losses]
-        remedy = "in process it passed: the server runs something else; build it again (`slipway build --force`)"
+        remedy = "in process it passed: look for what an answer depends on beside its inputs (chance, time, threads, "
+        remedy += "other examples in its batch, packages that the server has in another version)"
         raise _refused(trial, variant, losses, remedy, None)
     return examination
+
+
+def joined(parts: Sequence[Array]) -> Array | list[Array]:
+    """Answers to requests as one array `[n, ...]`; as they are where they have no such form, or their sizes vary."""
+    alike = all(part.ndim and part.shape[1:] == parts[0].shape[1:] for part in parts)
+    return np.concatenate(parts) if parts and alike else list(parts)
 
 
 def _machine() -> str:

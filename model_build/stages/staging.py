@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from tritonclient.utils import np_to_triton_dtype
 
+from model_build._errors import BuildError
 from model_build.config import ServedConfig
 from model_build.files import write_files
 from model_build.provenance import Commit, tool_versions
@@ -22,6 +23,7 @@ from model_build.recipe import Array, Recipe, ServedModel
 from model_build.stages.layout import STAGED_INDEX, BuildFiles
 from model_build.target import TARGET
 from model_build.triton_config import on_gpu, to_text
+from serving._tensors import TensorError, to_json
 
 SCHEMA_VERSION = 3
 
@@ -73,8 +75,8 @@ def _folder(model: ServedModel, config: ServedConfig) -> dict[str, bytes]:
     """Every file of one served model but its manifest."""
     request, response = golden(model, model.atol or config.gate.golden_atol)
     return {
-        "config.pbtxt": to_text(on_gpu(model, config), config.name),
-        "configs/cpu.pbtxt": to_text(model.cpu, config.name),
+        "config.pbtxt": to_text(on_gpu(model, config), config.name, model.note),
+        "configs/cpu.pbtxt": to_text(model.cpu, config.name, model.note),
         "golden/request.json": request,
         "golden/response.json": response,
         **model.files,
@@ -82,7 +84,11 @@ def _folder(model: ServedModel, config: ServedConfig) -> dict[str, bytes]:
 
 
 def golden(model: ServedModel, atol: float) -> tuple[bytes, bytes]:
-    """Bodies of a request and of its answer in the v2 inference protocol's JSON."""
+    """Bodies of a request and of its answer in the v2 inference protocol's JSON, as `serving._tensors` extends it.
+
+    Raises:
+        BuildError: an array of a type that Triton does not have.
+    """
     request = {
         "inputs": [_tensor(name, array) for name, array in model.inputs.items()],
         "outputs": [{"name": name} for name in model.outputs],
@@ -100,12 +106,15 @@ def golden(model: ServedModel, atol: float) -> tuple[bytes, bytes]:
 
 
 def _json(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(body, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def _tensor(name: str, array: Array) -> dict[str, Any]:
-    datatype = np_to_triton_dtype(array.dtype)
-    return {"name": name, "datatype": datatype, "shape": list(array.shape), "data": array.ravel().tolist()}
+    datatype = "BYTES" if array.dtype.kind in "SU" else str(np_to_triton_dtype(array.dtype))
+    try:
+        return to_json(name, datatype, array.shape, array.ravel().tolist())
+    except TensorError as error:
+        raise BuildError(f"no golden answer can hold tensor '{name}' ({array.dtype}): {error}") from error
 
 
 def log_graphs(mlflow: Any, model: ServedModel) -> None:
@@ -157,7 +166,7 @@ def _manifest(
             name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in contents.items()
         },
         "onnx": {
-            name: {"opset": config.export.opset, "ir_version": graph.ir_version, "nodes": len(graph.graph.node)}
+            name: {"opset": _opset(graph), "ir_version": graph.ir_version, "nodes": len(graph.graph.node)}
             for name, graph in graphs.items()
         },
         "target": {"triton": TARGET.triton_release, "onnxruntime": TARGET.onnxruntime},
@@ -167,3 +176,8 @@ def _manifest(
         "git": {"commit": commit.sha, "dirty": commit.dirty},
         "tools": tool_versions(),
     }
+
+
+def _opset(graph: onnx.ModelProto) -> int | None:
+    """Version of ONNX's own operators that the file asks for; None where it has none of them, as trees have not."""
+    return next((int(one.version) for one in graph.opset_import if one.domain in ("", "ai.onnx")), None)

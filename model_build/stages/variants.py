@@ -9,6 +9,7 @@ from typing import Any
 from model_build._errors import DataError
 from model_build.config import ModelConfig, ServedConfig
 from model_build.files import write_files
+from model_build.precision.possible import refuse_impossible
 from model_build.precision.trial import Made, Trial, make_variant
 from model_build.precision.variants import Graph, file_names, tensorrt_name
 from model_build.recipe import Variable, load_recipe
@@ -21,7 +22,7 @@ def run(workspace: Path, config: ModelConfig) -> str:
     """Write a folder for each variant; return a line that says what was made.
 
     Raises:
-        ConfigurationError: a layer to keep is none of the model's.
+        ConfigurationError: a layer to keep is none of the model's, or no file of the model can be such a variant.
         DataError: the calibration data is missing or of another shape than the graph takes.
         ExportError: a graph cannot be converted.
     """
@@ -32,6 +33,8 @@ def run(workspace: Path, config: ModelConfig) -> str:
     contents: dict[Path, bytes] = {files.variants / "made.json": json.dumps(config.precision.variants).encode() + b"\n"}
     said = []
     trial = Trial(recipe, files)
+    wanted = config.precision.variants
+    refuse_impossible(config.name, wanted, {variant: trial.impossible(variant) for variant in wanted})
     for variant in config.precision.variants:
         made = make_variant(trial, variant)
         folder = files.variants / variant

@@ -107,6 +107,7 @@ def test_fake_trtexec_a_plan_in_another_precision_is_refused_and_only_its_log_is
     with pytest.raises(PrecisionRefused, match=r"1 of 2 layers run in FP16, not node_linear_1 \(FP32\)") as refused:
         build_engine(workspace, spec_of(workspace))
     assert refused.value.code == 3
+    assert "(`slipway build digits precision.fp16.keep_fp32=[node_linear_1]`), or serve another" in str(refused.value)
     assert left(workspace) == ["engines/digits_fp16/sm89"]
     (log,) = (workspace / "build" / "engines" / "digits_fp16").iterdir()
     assert str(log) in str(refused.value)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from model_build.engine import EngineFailed
@@ -123,3 +124,10 @@ def test_layer_information_that_shows_nothing_proves_nothing(tmp_path: Path, con
     path.write_text(content)
     with pytest.raises(EngineFailed, match=r"layers\.json"):
         read_layers(path)
+
+
+def test_a_graph_of_recurrent_layers_alone_is_not_proven_and_not_said_to_be_kept() -> None:
+    graph = onnx.helper.make_graph([], "nothing", [], [])
+    found = prove("fp16", onnx.helper.make_model(graph), frozenset(), [])
+    assert not found
+    assert found.reason.startswith("the graph has no convolution or matrix product with constant weights")

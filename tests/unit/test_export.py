@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -168,3 +170,118 @@ def test_the_golden_answer_is_the_graphs_own(served: ServedModel, exported: byte
     np.testing.assert_array_equal(served.inputs["image"], IMAGES[:1])
     (answer,) = open_session(exported).run(None, dict(served.inputs))
     np.testing.assert_array_equal(served.outputs["probabilities"], answer)
+
+
+class Table(nn.Module):
+    """Looks up and multiplies; the exporter names what is between by its parts: `embedding`, `linear`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.linear = nn.Embedding(10, 4), nn.Linear(4, 3)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.linear(self.embedding(tokens))
+        return answer
+
+
+def export_table(given: str, answer: str) -> bytes:
+    return export_onnx(
+        Table().eval(),
+        (torch.randint(0, 10, (2, 5)),),
+        inputs=[given],
+        outputs=[answer],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        config=ExportConfig(opset=20, ir_version=10, parity_atol=1e-5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [("x", "embedding"), ("embedding", "linear"), ("x", "val_0"), ("embedding.weight", "y"), ("x", "linear.weight")],
+)
+def test_inputs_and_outputs_may_be_named_like_what_the_exporter_makes(given: str, answer: str) -> None:
+    torch.manual_seed(0)
+    session = open_session(export_table(given, answer))
+    assert [one.name for one in session.get_inputs()] == [given]
+    assert [one.name for one in session.get_outputs()] == [answer]
+    torch.manual_seed(0)
+    assert parity(Table().eval(), session, [{given: np.arange(10).reshape(2, 5)}], 1e-5) < 1e-5
+
+
+def test_one_name_for_an_input_and_an_output_is_one_line() -> None:
+    with pytest.raises(ExportError, match=r"^inputs \['x'\] and outputs \['x'\] have 'x' twice: name each once$"):
+        export_table("x", "x")
+
+
+class Given(nn.Module):
+    """Answers what it was made with, whatever is asked."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.answer
+
+
+def identity(kind: int, shape: list[int]) -> ort.InferenceSession:
+    tensors = [onnx.helper.make_tensor_value_info(name, kind, shape) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", tensors[:1], tensors[1:])
+    opset = [onnx.helper.make_opsetid("", 20)]
+    return open_session(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "distance"),
+    [
+        ([-np.inf, np.nan, 1.0], [-np.inf, np.nan, 1.0], 0.0),
+        ([-np.inf, 1.0, 1.0], [-np.inf, 1.0, 1.25], 0.25),
+        ([np.inf, 1.0, 1.0], [-np.inf, 1.0, 1.0], np.inf),
+        ([0.0, 1.0, 1.0], [np.inf, 1.0, 1.0], np.inf),
+        ([0.0, 1.0, 1.0], [np.nan, 1.0, 1.0], np.nan),
+        ([np.nan, 1.0, 1.0], [0.0, 1.0, 1.0], np.nan),
+        ([np.nan, 1.0, 0.0], [np.nan, 1.0, np.inf], np.inf),
+    ],
+)
+@pytest.mark.parametrize("kind", [onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE])
+def test_parity_takes_infinities_and_nan_in_the_same_places_for_equal(
+    kind: int, expected: list[float], found: list[float], distance: float
+) -> None:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    network, batch = Given(torch.from_numpy(np.array(expected, dtype))), {"x": np.array(found, dtype)}
+    session = identity(kind, [3])
+    if np.isfinite(distance):
+        assert parity(network, session, [batch], 1.0) == distance
+    else:
+        with pytest.raises(ExportError, match=f"differs from PyTorch by {distance}"):
+            parity(network, session, [batch], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected", "found", "distance"),
+    [
+        (np.int64, [2**53, 1], [2**53 + 1, 1], 1.0),  # the same in float64
+        (np.int64, [5, 1], [1, 1], 4.0),
+        (np.bool_, [True, False], [True, False], 0.0),
+        (np.bool_, [True, False], [True, True], 1.0),
+        (np.float32, [], [], 0.0),
+    ],
+)
+def test_parity_of_whole_numbers_of_truth_and_of_nothing(
+    dtype: Any, expected: list[Any], found: list[Any], distance: float
+) -> None:
+    session = identity(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), [len(found)])
+    answer = torch.from_numpy(np.array(expected, dtype))
+    assert parity(Given(answer), session, [{"x": np.array(found, dtype)}], 10.0) == distance
+
+
+@pytest.mark.parametrize("wrap", [lambda one: {"y": one}, lambda one: [(one, None)], lambda one: one.bfloat16()])
+def test_parity_takes_answers_as_torch_export_does(wrap: Callable[[torch.Tensor], Any]) -> None:
+    session = identity(onnx.TensorProto.FLOAT, [2])
+    assert parity(Given(wrap(torch.tensor([1.0, 2.0]))), session, [{"x": np.array([1, 2], np.float32)}], 0.1) == 0.0
+
+
+def test_an_answer_of_another_shape_is_no_equal_one_although_numpy_would_stretch_it() -> None:
+    session = identity(onnx.TensorProto.FLOAT, [2])
+    with pytest.raises(ExportError, match=r"^ONNX Runtime gives 'y' \[2\] where PyTorch gives \[2, 1\]: the exported"):
+        parity(Given(torch.ones(2, 1)), session, [{"x": np.ones(2, np.float32)}], 0.1)

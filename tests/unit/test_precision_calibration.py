@@ -10,13 +10,15 @@ import pytest
 from torch import nn
 
 from model_build import DataError
-from model_build.precision.distance import distances, layer_errors
+from model_build.precision.distance import layer_errors
 from tests.precision_graphs import (
     CONVOLUTIONS,
     SHAPES,
     Attention,
     Convolutions,
+    answer_of,
     convert,
+    far,
     feeds,
     graph,
     run,
@@ -75,14 +77,14 @@ def test_inputs_a_hundred_times_too_small_lose_the_answer_and_the_share_beyond_t
     kind: type[nn.Module],
 ) -> None:
     real = feeds(*SHAPES[kind], count=2, seed=11)
-    answer = {"y": run(graph(kind), real[0])}
+    answer = run(graph(kind), real[0])
     right, wrong = (
         convert(graph(kind), "int8", feeds(*SHAPES[kind], scale=scale), keep=_normalised(kind)) for scale in (1.0, 0.01)
     )
     for target in ("cpu", "gpu"):
-        near, far = (distances(answer, {"y": run(one.forms[target], real[0])})["y"] for one in (right, wrong))
-        assert far.max_abs > 10 * near.max_abs
-        assert far.cosine < 0.97 < 0.999 < near.cosine
+        near, off = (far(answer, answer_of(one, target, real[0])) for one in (right, wrong))
+        assert off.max_abs > 10 * near.max_abs
+        assert off.cosine < 0.97 < 0.999 < near.cosine
         before, after = (
             {error.layer.name: error for error in layer_errors(graph(kind), one.forms[target], real)}
             for one in (right, wrong)

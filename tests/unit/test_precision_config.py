@@ -36,6 +36,7 @@ def workspace(tmp_path: Path) -> Path:
         ("precision.fp16.max_abs=-1", r"precision\.\*\.max_abs is -1(\.0)?: expected more than 0"),
         ("precision.fp16.min_cosine=1.1", r"precision\.\*\.min_cosine is 1\.1: expected -1 to 1"),
         ("precision.fp16.max_drop=-0.1", r"precision\.\*\.max_drop is -0\.1: expected 0 or more"),
+        ("++precision.int8.min_share=1.5", r"precision\.\*\.min_share is 1\.5: expected 0 to 1"),
         ("++precision.int8.smoothing=2", r"precision\.\*\.smoothing is 2(\.0)?: expected 0 to 1"),
         ("+precision.int4={}", r"int4"),
         ("precision.int8.max_abs=much", r"precision\.int8\.max_abs"),

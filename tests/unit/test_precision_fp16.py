@@ -13,7 +13,7 @@ from torch import nn
 
 from model_build.config import ExportConfig
 from model_build.onnx_export import export_onnx, open_session
-from model_build.precision.distance import distances, layer_errors
+from model_build.precision.distance import layer_errors
 from model_build.precision.making import Maker
 from model_build.precision.proof import prove
 from model_build.precision.variants import FP16
@@ -24,6 +24,7 @@ from tests.precision_graphs import (
     Attention,
     Convolutions,
     convert,
+    far,
     feeds,
     graph,
     hand_made,
@@ -57,7 +58,7 @@ def test_weights_are_half_inputs_and_outputs_stay_float_and_one_file_is_for_both
 @KINDS
 def test_answers_are_those_of_fp32_to_half_precision(kind: type[nn.Module]) -> None:
     asked = feeds(*SHAPES[kind], count=1, seed=9)[0]
-    distance = distances({"y": run(graph(kind), asked)}, {"y": run(variant_of(kind, FP16).cpu, asked)})["y"]
+    distance = far(run(graph(kind), asked), run(variant_of(kind, FP16).cpu, asked))
     assert 1e-6 < distance.max_abs < 0.01
     assert distance.cosine > 0.99999
 

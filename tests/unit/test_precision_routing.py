@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from model_build import DataError, ExportError, GateRefused
 from model_build.config import SingleGraphConfig, VariantConfig
 from model_build.files import write_files
+from model_build.precision.trial import Trial
 from model_build.precision.variants import FP16, GPU, INT8, TARGETS, Graphs
 from model_build.precision.verdict import NOT_FOR_TARGET, NOT_MEASURED, PASSES, REFUSED, Speed, Verdict, best
 from model_build.recipe import Recipe, ServedModel, as_text
 from model_build.stages import variants
-from model_build.stages.gate import _plan_alone, _plan_variants, _within
+from model_build.stages.gate import _plan_alone, _plan_variants, _within, joined
 from model_build.stages.layout import BuildFiles
+from tests.precision_graphs import hand_made
 from tests.precision_trials import LINEAR, Probe, chain, fancy, probe, strict
 
 NOTHING: dict[str, Verdict] = {"fp32": Verdict(PASSES, "what the others are compared with", 9)}
@@ -83,6 +86,7 @@ def test_a_variant_is_examined_on_each_target_and_one_that_was_not_measured_is_r
     assert {key for key, one in verdicts.items() if one.speed} == {("int8", "cpu")}
     assert verdicts["fp16", "cpu"].reason.startswith("0 of 4 layers run in FP16 on this CPU: ")
     assert verdicts["fp16", "gpu"].reason.startswith("no GPU was asked: the file's precision is proven")
+    assert plan.said.startswith("; on this CPU: fp32 passes, fp16: GPUs only, int8 passes ")
     assert plan.chosen["gpu"] == "fp32"
     assert plan.chosen["cpu"] in ("fp32", "int8")
     assert {name: [model.name for model in group] for name, group in plan.groups.items()} == {
@@ -100,6 +104,7 @@ def test_a_variant_is_examined_on_each_target_and_one_that_was_not_measured_is_r
     content = plan.to_json()
     assert content is not None
     assert content["found"]["int8"]["cpu"]["running"] == 4
+    assert content["found"]["int8"]["cpu"]["share"] == {"weights": 1.0, "flops": 1.0}
     assert content["chosen"] == dict(plan.chosen)
 
 
@@ -110,7 +115,8 @@ def test_an_fp32_file_under_another_name_is_refused_by_the_gate(tmp_path: Path, 
         (files.variants / variant / name).write_bytes(files.onnx.read_bytes())
     expected = (
         f"variant {variant} of probe is refused: the file holds 0 of 4 layers in {variant.upper()}, not {LINEAR[0]}, "
-        f"{LINEAR[1]}, {LINEAR[2]}, ...: model_repository/ was not changed; build it again (`slipway build --force`)"
+        f"{LINEAR[1]}, {LINEAR[2]}, ...: model_repository/ was not changed; build it again (`slipway build probe "
+        f"--force`), or take {variant} out of precision.variants"
     )
     with pytest.raises(GateRefused, match=f"^{re.escape(expected)}$"):
         _plan_variants(recipe, files)
@@ -124,8 +130,69 @@ def test_a_variant_that_loses_too_much_is_refused_with_its_losses_and_its_worst_
     assert text.startswith("variant int8 of probe is refused: ")
     assert re.search(r"'y' is off by \S+ \(precision\.int8\.max_abs 0\.05\)", text)
     assert f"; worst layers by themselves: {LINEAR[2]} (products.2.weight) " in text
-    assert "--keep-fp32 LAYER`, or precision.int8.automatic=true)" in text
+    assert text.endswith(
+        "model_repository/ was not changed; calibrate on inputs like the held-out ones, keep these layers in FP32 "
+        "(`slipway build probe precision.int8.keep_fp32=[LAYER]`, or `slipway build probe "
+        "precision.int8.automatic=true`), allow it more in precision.int8, or take int8 out of precision.variants"
+    )
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(("variant", "calibrated"), [(FP16, False), (INT8, True)])
+def test_nothing_is_advised_that_is_done_already_or_does_nothing_for_the_variant(
+    tmp_path: Path, variant: str, calibrated: bool
+) -> None:
+    impossible = VariantConfig(max_abs=1e-12, min_cosine=-1, max_drop=1)
+    recipe, files = made(tmp_path, chain(), variants=[variant], fp16=impossible, int8=impossible)
+    with pytest.raises(GateRefused) as refused:
+        _plan_variants(recipe, files)
+    assert "automatic" not in str(refused.value)
+    assert "keep_fp32" not in str(refused.value)  # automatic has tried it
+    assert "no layer by itself is at fault (the worst is node_linear" in str(refused.value)
+    assert ("calibrate on inputs" in str(refused.value)) == calibrated
+
+
+def test_a_variant_that_is_hardly_in_its_precision_is_refused_with_what_is_not(tmp_path: Path) -> None:
+    """All the layers that are left are in INT8, and that is too little: three of four were kept to be accurate."""
+    kept = replace(LOOSE, keep_fp32=[*LINEAR[:3]], min_share=0.1)
+    recipe, files = made(tmp_path, chain(), variants=[INT8], int8=kept)
+    recipe.config.precision.int8 = replace(kept, min_share=0.2)
+    with pytest.raises(GateRefused) as refused:
+        _plan_variants(recipe, files)
+    assert str(refused.value) == (
+        "variant int8 of probe is refused: no more than 14% of the weights and 14% of the FLOPs of its products are in "
+        f"INT8 (precision.int8.min_share 0.2), not {LINEAR[0]} (Gemm), {LINEAR[1]} (Gemm), {LINEAR[2]} (Gemm): "
+        "model_repository/ was not changed; lower precision.int8.min_share, or take int8 out of precision.variants"
+    )
+
+
+def test_a_drop_that_so_few_examples_do_not_prove_passes_and_is_said(tmp_path: Path) -> None:
+    trial = Trial(*probe(tmp_path, chain(), int8=VariantConfig(max_abs=10, min_cosine=0.5, max_drop=0.01)))
+    assert trial.examples == 64
+    answers = {"y": trial.reference["y"].copy()}
+    best_class = answers["y"][0].argmax()
+    answers["y"][0, best_class - 1] = answers["y"][0, best_class] + 1e-3  # one example is another class
+    found = trial.judge("in process", INT8, answers)
+    assert found.metric == 63 / 64
+    assert found
+    assert found.doubts == (
+        "accuracy is 0.9844 where FP32 has 1.0000 (precision.int8.max_drop 0.01); 64 examples make sure of a drop of "
+        "0.0008 alone, with 95% confidence",
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "shapes"),
+    [
+        ([np.ones((2, 3)), np.ones((1, 3))], (3, 3)),
+        ([np.ones((2, 3, 4)), np.ones((1, 5, 4))], [(2, 3, 4), (1, 5, 4)]),
+        ([np.float32(1), np.float32(2)], [(), ()]),
+        ([], []),
+    ],
+)
+def test_a_servers_answers_are_one_array_where_they_fit_together(parts: list[Any], shapes: Any) -> None:
+    found = joined([np.asarray(part) for part in parts])
+    assert (found.shape if isinstance(found, np.ndarray) else [part.shape for part in found]) == shapes
 
 
 def test_a_file_that_cannot_be_opened_is_one_line_of_the_gate(tmp_path: Path) -> None:
@@ -151,8 +218,12 @@ def test_layers_that_were_kept_when_it_was_made_are_the_ones_that_the_gate_expec
     assert one.proof is not None
     assert (one.proof.layers, one.proof.running) == (3, 3)
     write_files({files.variants / INT8 / "kept.json": b"[]\n"})
-    with pytest.raises(GateRefused, match=rf"the file holds 3 of 4 layers in INT8, not {LINEAR[1]}: "):
+    with pytest.raises(GateRefused, match=rf"the file holds 3 of 4 layers in INT8, not {LINEAR[1]}: ") as refused:
         _plan_variants(recipe, files)
+    assert (
+        f"keep those layers in FP32 (`slipway build probe precision.int8.keep_fp32=[{LINEAR[1]}]`), or take int8"
+        in str(refused.value)
+    )
 
 
 def test_int8_weights_that_are_multiplied_as_floats_here_are_refused_and_not_passed_over(tmp_path: Path) -> None:
@@ -221,3 +292,23 @@ def test_a_recipe_without_variants_is_staged_under_its_own_name_and_says_nothing
     plan = _plan_alone(Alone(recipe.config), files)
     assert {name: [model.name for model in group] for name, group in plan.groups.items()} == {"base": ["alone"]}
     assert (list(plan.exported), plan.to_json(), plan.said) == (plan.groups["base"], None, "")
+
+
+def test_why_a_model_is_not_batched_is_in_the_gates_line_once_with_the_folders_that_it_is_about(tmp_path: Path) -> None:
+    """Each answer is less the mean of the batch: rows do not stay apart."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["product"], name="product"),
+        helper.make_node("ReduceMean", ["product", "batch"], ["mean"], name="mean"),
+        helper.make_node("Sub", ["product", "mean"], ["y"], name="less"),
+    ]
+    weight = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+    recipe, files = made(
+        tmp_path, hand_made(nodes, {"weight": weight, "batch": np.array([0])}, 8), variants=[FP16], fp16=LOOSE
+    )
+    plan = _plan_variants(recipe, files)
+    (first, *_) = plan.groups["base"]
+    assert first.note.startswith("max_batch_size is 0, each request runs alone: output 'y'")
+    assert plan.noted == f"; probe_fp32, probe_fp16: {first.note}"
+    assert "\n" not in plan.noted
+    batched, files = probe(tmp_path / "batched", chain(), variants=[])
+    assert _plan_variants(batched, files).noted == ""

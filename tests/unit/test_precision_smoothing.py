@@ -8,9 +8,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from model_build.precision.distance import distances
 from model_build.precision.smoothing import smooth
-from tests.precision_graphs import Attention, convert, feeds, graph, hand_made, run
+from tests.precision_graphs import Attention, answer_of, convert, far, feeds, graph, hand_made, run
 
 WIDTH = 16
 Array = npt.NDArray[np.float32]
@@ -54,9 +53,9 @@ def test_answers_of_fp32_are_the_same(name: str, strength: float) -> None:
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
 def test_a_channel_that_is_a_hundred_times_as_large_costs_less(target: str) -> None:
     content, asked = outlying(), feeds(WIDTH, seed=8)[0]
-    answer = {"y": run(content, asked)}
+    answer = run(content, asked)
     plain, smoothed = (
-        distances(answer, {"y": run(convert(content, "int8", feeds(WIDTH), smooth=strength).forms[target], asked)})["y"]
+        far(answer, answer_of(convert(content, "int8", feeds(WIDTH), smooth=strength), target, asked))
         for strength in (0.0, 0.8)
     )
     assert plain.cosine < 0.93 < 0.98 < smoothed.cosine

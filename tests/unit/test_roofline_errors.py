@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from model_build._errors import BuildError, ConfigurationError, DataError, ExportError
+from model_build.roofline import report
 from model_build.roofline.analysis import Question, analyse, free_sizes
 from tests.roofline_graphs import layers_of, made_workspace, node, write_graph, write_network
 from tests.support import error_lines, slipway
@@ -100,6 +101,26 @@ def test_a_size_that_no_graph_has(built: Path) -> None:
 def test_a_size_without_a_name(workspace: Path) -> None:
     write_graph(workspace / "build" / "digits" / "model.onnx", [node("Relu", "x", "y")], {"x": ["batch", None]})
     assert "input 'x' has a dimension with neither size nor name: " in refused(ConfigurationError, workspace)
+
+
+@pytest.mark.parametrize("others", [("rows",), (None,), ("batch",)])
+def test_a_first_dimension_that_is_free_and_has_no_name_is_taken_for_the_batch_which_is_said(
+    workspace: Path, others: tuple[str | None, ...]
+) -> None:
+    """As skl2onnx leaves it, of one input or of several."""
+    path = workspace / "build" / "digits" / "model.onnx"
+    nodes = [node("Relu", "x", "y"), node("Relu", "z", "w")]
+    write_graph(path, nodes, {"x": [None, 8], "z": [others[0], 4]}, outputs=("y", "w"))
+    before = path.read_bytes()
+    sizes = {name: 5 for name in others if name}
+    found = analyse(workspace, "digits", Question("a100", (1, 4), shapes=sizes))
+    rows = 5 if sizes else 4
+    assert sorted(layer.layer.flops for layer in found.batches[1].layers) == [rows * 4, 4 * 8]
+    assert ("batch", "a free first dimension has no name: taken for the batch") in report.about(found)
+    assert report.to_json(found)["batch_assumed"]
+    assert path.read_bytes() == before
+    write_graph(path, [node("Relu", "x", "y")], {"x": ["n", 8]})
+    assert "batch" not in dict(report.about(analyse(workspace, "digits", Question("a100", (1,)))))
 
 
 def test_a_fixed_batch_is_not_passed_off_as_another(workspace: Path) -> None:
