@@ -56,8 +56,9 @@ def divide(
     """Divide by label, the same for the same `split_seed`; `test` is a held-out part that the source brings itself.
 
     Raises:
-        DataError: a class has too few examples.
+        DataError: a label is no whole number, there is not one for each example, or a class has too few examples.
     """
+    examples, test = _checked(examples), _checked(test) if test is not None else None
     share = config.validation_fraction
     if test is None:
         examples, test = _divide(examples, config.test_fraction, config.split_seed)
@@ -66,16 +67,39 @@ def divide(
     return Dataset(*train, *validation, *test, source=source, source_sha256=sha256)
 
 
+def _checked(part: Examples) -> Examples:
+    """The examples, labels int64, once there is a class for each."""
+    inputs, labels = part[0], np.asarray(part[1])
+    if labels.ndim != 1 or len(inputs) != len(labels):
+        raise DataError(
+            f"inputs are {list(np.shape(inputs))} and labels {list(labels.shape)}: expected [n, ...] and [n], "
+            "a label for each example"
+        )
+    if labels.dtype.kind not in "iu":
+        raise DataError(
+            f"labels are {labels.dtype}, of {len(np.unique(labels))} values in {len(labels)} examples: expected a "
+            "class for each example, as whole numbers from 0 (labels.astype(np.int64)); a regression is no classifier: "
+            "subclass model_build.recipe.Recipe"
+        )
+    return inputs, labels.astype(np.int64)
+
+
 def _divide(part: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
     from sklearn.model_selection import train_test_split  # takes a second, and only stage data comes here
 
     inputs, labels = part
+    classes, counts = np.unique(labels, return_counts=True)
+    rare = classes[counts < 2].tolist()
     try:
+        if rare:
+            few = ", ".join(map(str, rare[:3]))
+            raise ValueError(f"{len(rare)} of {len(classes)} classes have one alone: {few}{', ...' * (len(rare) > 3)}")
         rest, held, rest_labels, held_labels = train_test_split(
             inputs, labels, test_size=fraction, random_state=seed, stratify=labels
         )
     except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"{len(labels)} examples cannot be divided by label ({error}): give more of each class"
+            f"{len(labels)} examples cannot be divided by label ({reason}): give more of each class"
         ) from error
     return (rest, rest_labels), (held, held_labels)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils import deterministic
 
@@ -85,6 +86,7 @@ def train(files: BuildFiles, config: ModelConfig, settings: TrainConfig, task: T
     """
     make_deterministic(config.seed, settings.threads)
     network = task.network()
+    weights_to_bytes(network.state_dict())  # what cannot be kept is said before the training, not after it
     parameters = sum(parameter.numel() for parameter in network.parameters())
     with tracking.training_run(files.workspace, config.name) as mlflow:
         mlflow.log_params({**to_flat(config), "found.parameters": parameters, **found})
@@ -94,11 +96,54 @@ def train(files: BuildFiles, config: ModelConfig, settings: TrainConfig, task: T
         mlflow.log_params({"found.best_epoch": best + 1})
         mlflow.log_metrics({"best_validation_accuracy": curves[best].validation_accuracy})
         summary = {"best_epoch": best + 1, "parameters": parameters, "curves": [asdict(epoch) for epoch in curves]}
-        weights = {name: tensor.contiguous() for name, tensor in state.items()}
-        write_files({files.weights: save(weights), files.training: json.dumps(summary, indent=2).encode() + b"\n"})
+        content = weights_to_bytes(state)
+        write_files({files.weights: content, files.training: json.dumps(summary, indent=2).encode() + b"\n"})
         mlflow.set_tag(tracking.WEIGHTS_TAG, sha256(files.weights))
     accuracy = curves[best].validation_accuracy
     return f"{parameters} parameters, best epoch {best + 1} of {len(curves)}, validation accuracy {accuracy:.4f}"
+
+
+def weights_to_bytes(state: Mapping[str, Any]) -> bytes:
+    """The weights as a safetensors file, which takes no two tensors of one memory: each is written in full.
+
+    Raises:
+        BuildError: the network keeps something that is no tensor of numbers.
+    """
+    for name, value in state.items():
+        try:
+            save({name: _own_memory(value)})
+        except Exception as error:  # of torch and of safetensors, a different one for each kind of tensor
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+            raise BuildError(
+                f"the network keeps '{name}', which cannot be written with its weights ({reason}): expected a dense "
+                "tensor of numbers whose size is known; make it one, or keep it in an attribute that is no buffer"
+            ) from error
+    content: bytes = save({name: _own_memory(tensor) for name, tensor in state.items()})
+    return content
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Fill `network` with what `weights_to_bytes` wrote; layers that share a weight still do.
+
+    Raises:
+        BuildError: they are the weights of another network.
+    """
+    for module in network.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if 0 in buffer.stride() and buffer.numel() > 1:  # expanded: many elements of one memory cannot be filled
+                setattr(module, name, _own_memory(buffer))
+    try:
+        network.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BuildError(
+            f"{path.name} does not fit the network ({reason}): expected the recipe to make the same layers each time"
+        ) from error
+
+
+def _own_memory(tensor: Tensor) -> Tensor:
+    """A copy: what shares its weight, a view and an expanded tensor become tensors that `load_weights` fills again."""
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def make_deterministic(seed: int, threads: int) -> None:

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,13 +19,13 @@ from dvc.exceptions import DvcException, ReproductionError
 from dvc.repo import Repo
 from dvc.rwlock import RWLockFileCorruptedError
 from dvc.stage.exceptions import StageCmdFailedError
-from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import ParseError
 from dvc.utils.strictyaml import YAMLValidationError
 from ruamel.yaml import YAML
 
 from model_build._errors import BuildError, ConfigurationError, DataError
 from model_build.config import CONFIG_DIRECTORY, ServedConfig, load_config, read_config
+from model_build.config.editing import edit, parse_overrides
 from model_build.files import write_file
 from model_build.precision.variants import VARIANTS
 from model_build.recipe import load_export_recipe, load_recipe
@@ -36,10 +37,12 @@ NO_LOCK = b"schema: '2.0'\n"
 
 
 class StageFailed(BuildError):
-    """A stage ended with `code`, after it said why."""
+    """A stage ended with `code`, after it said why; one that a signal ended said nothing."""
 
     def __init__(self, stage: str, code: int) -> None:
-        super().__init__(f"stage {stage} failed: see above")
+        names = {one.value: one.name for one in signal.Signals if one != signal.SIGINT}  # of which a stage tells itself
+        died = names.get(-code if code < 0 else code - 128)
+        super().__init__(f"stage {stage} was ended by {died}" if died else f"stage {stage} failed: see above")
         self.code = code
 
 
@@ -83,21 +86,17 @@ def build(workspace: Path, model: str, overrides: Sequence[str] = (), force: boo
 
 
 def override(workspace: Path, model: str, overrides: Sequence[str]) -> None:
-    """Write Hydra overrides into the model's configuration, comments kept, once the result is a valid one."""
+    """Write Hydra overrides into the model's configuration, each on its line, once the result is a valid one."""
     path = workspace / CONFIG_DIRECTORY / f"{model}.yaml"
+    before = path.read_bytes().decode()
+    text = before
+    for change in parse_overrides(overrides):
+        text = edit(text, change)
     with tempfile.TemporaryDirectory() as folder:
-        trial = Path(folder) / path.name
-        shutil.copy(path, trial)
-        try:
-            apply_overrides(str(trial), list(overrides))
-        except DvcException as error:
-            reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
-            raise ConfigurationError(
-                f"{' '.join(overrides)}: {reason}: expected key=value with a key of {path}"
-            ) from error
+        (Path(folder) / path.name).write_bytes(text.encode())
         read_config(Path(folder), model, path)
-        if trial.read_bytes() != path.read_bytes():
-            write_file(path, trial.read_bytes())
+    if text != before:
+        write_file(path, text.encode())
 
 
 def _reproduce(workspace: Path, model: str, force: bool) -> list[str]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from model_build import fitting
+from model_build._errors import DataError
+from model_build.batching import TRIAL_ROWS
 from model_build.config import SingleGraphConfig
 from model_build.dataset import Dataset, Floats, Labels
 from model_build.files import write_file, write_files
+from model_build.labels import check_classes, check_labels, file_names
 from model_build.onnx_export import export_onnx, open_session, parity
 from model_build.precision.variants import FP32, Graph, Graphs, served_name
 from model_build.recipe import Array, Feed, Inference, ServedModel, Variable
@@ -43,6 +46,13 @@ class SingleGraph(Variable[SingleGraphConfig]):
     input_name: str
     output_name = "probabilities"
     labels: tuple[str, ...]
+    counts_examples = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A score of one's own is no accuracy, whatever its name, unless the recipe says that it counts examples."""
+        super().__init_subclass__(**options)
+        if {"score", "judge"} & set(vars(cls)) and "counts_examples" not in vars(cls):
+            cls.counts_examples = False
 
     @abstractmethod
     def load_data(self) -> Dataset:
@@ -55,10 +65,10 @@ class SingleGraph(Variable[SingleGraphConfig]):
     def sample_files(self, dataset: Dataset) -> Mapping[str, bytes]:
         """A few held-out examples as files that `slipway predict` can send: the first of each class, as .npy arrays."""
         files = {}
-        for index, label in enumerate(self.labels):
+        for index, name in enumerate(file_names(self.labels)):
             (found,) = np.nonzero(dataset.test_labels == index)
             if found.size:
-                files[f"{label}.npy"] = as_npy(dataset.test_inputs[found[0]])
+                files[f"{name}.npy"] = as_npy(dataset.test_inputs[found[0]])
         return files
 
     def augment(self, inputs: Tensor, random: Generator) -> Tensor:
@@ -79,8 +89,14 @@ class SingleGraph(Variable[SingleGraphConfig]):
 
     def prepare(self, files: BuildFiles) -> str:
         """Write `data.npz` and `samples/`."""
+        check_labels(self.labels)
         dataset = self.load_data()
-        write_files({files.samples / name: content for name, content in self.sample_files(dataset).items()})
+        check_classes(self.labels, (dataset.train_labels, dataset.validation_labels, dataset.test_labels))
+        samples = self.sample_files(dataset)
+        for name in samples:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise DataError(f"sample_files names '{name}': expected files of {files.samples}/")
+        write_files({files.samples / name: content for name, content in samples.items()})
         write_file(files.data, dataset.to_bytes())
         sizes = [len(part) for part in (dataset.train_labels, dataset.validation_labels, dataset.test_labels)]
         return f"{sum(sizes)} examples from {dataset.source}: {sizes[0]} train, {sizes[1]} validation, {sizes[2]} test"
@@ -93,13 +109,14 @@ class SingleGraph(Variable[SingleGraphConfig]):
     def train(self, files: BuildFiles) -> str:
         """Fit the network."""
         dataset = Dataset.from_file(files.data)
+        self._check_logits(dataset)
         found: dict[str, object] = {"found.data_sha256": dataset.source_sha256}
         return fitting.train(files, self.config, self.config.train, Classification(self, dataset), found)
 
     def export(self, files: BuildFiles) -> str:
         """Write `model.onnx`, with a dynamic batch dimension."""
         network = self.network()
-        network.load_state_dict(load_file(files.weights))
+        fitting.load_weights(network, files.weights)
         serving = self.serving_network(network).eval()
         inputs = Dataset.from_file(files.data).test_inputs
         content = export_onnx(
@@ -153,9 +170,9 @@ class SingleGraph(Variable[SingleGraphConfig]):
         return self._batches(Dataset.from_file(files.data).test_inputs, self.config.triton.max_batch_size)
 
     def answer(self, files: BuildFiles, graphs: Mapping[str, bytes]) -> Mapping[str, Array]:
-        """Answer the test part."""
+        """Answer the test part, in the batches of `requests`: a graph that mixes them answers each in its own way."""
         session = open_session(graphs[MODEL])
-        parts = self._batches(Dataset.from_file(files.data).test_inputs, EVALUATION_BATCH)
+        parts = self.requests(files)
         return {self.output_name: np.concatenate([session.run([self.output_name], dict(part))[0] for part in parts])}
 
     def judge(self, files: BuildFiles, answers: Mapping[str, Array], reference: Mapping[str, Array]) -> float:
@@ -166,7 +183,8 @@ class SingleGraph(Variable[SingleGraphConfig]):
         """The graph behind Triton's onnxruntime backend."""
         content = files.onnx.read_bytes()
         graph = graphs[MODEL] if graphs else Graph(content, content)
-        example = Dataset.from_file(files.data).test_inputs[:1]
+        examples = Dataset.from_file(files.data).test_inputs[:TRIAL_ROWS]
+        example = examples[:1]
         (answer,) = open_session(graph.cpu).run([self.output_name], {self.input_name: example})
         labels = "".join(f"{label}\n" for label in self.labels).encode()
         return [
@@ -177,8 +195,21 @@ class SingleGraph(Variable[SingleGraphConfig]):
                 files={LABELS_FILE: labels},
                 inputs={self.input_name: example},
                 outputs={self.output_name: answer},
+                trial={self.input_name: examples},
             )
         ]
+
+    def _check_logits(self, dataset: Dataset) -> None:
+        """The network gives a logit for each of `labels`."""
+        inputs = torch.from_numpy(dataset.train_inputs[:2])
+        with torch.no_grad():
+            logits = self.network().eval()(inputs)
+        expected = [len(inputs), len(self.labels)]
+        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if found != expected:
+            raise DataError(
+                f"the network gives {found} for {len(inputs)} examples: expected logits {expected}, one for each label"
+            )
 
     def _batches(self, inputs: Floats, size: int) -> list[Feed]:
         return [{self.input_name: part} for part in np.split(inputs, range(size, len(inputs), size))]

@@ -5,10 +5,12 @@ IDX is MNIST's own format (http://yann.lecun.com/exdb/mnist/): big-endian magic 
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import io
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +20,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from model_build._errors import DataError
+from model_build.labels import file_names
 
 SIDE = 28
 Examples = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
+
+CSV_COLUMNS = ("label", *(f"pixel{index}" for index in range(SIDE * SIDE)))
+CSV_EXPECTED = "a header 'label,pixel0,...,pixel783', in any order, and rows of whole numbers 0..255"
 
 IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -65,23 +71,46 @@ def _scikit_learn() -> DigitExamples:
 
 
 def _kaggle_csv(path: Path) -> DigitExamples:
+    """Columns by their names, whatever their order, separated by commas, semicolons or tabs."""
     content = path.read_bytes()
-    expected = "a header 'label,pixel0,...,pixel783' and rows of whole numbers 0..255"
     try:
-        header, _, body = content.decode("ascii").partition("\n")
-        columns = header.strip().split(",")
-        if not body.strip():
+        header, *rows = [line for line in content.decode("utf-8-sig").splitlines() if line.strip()] or [""]
+        separator = max(",;\t", key=header.count)
+        order = _columns(next(csv.reader([header], delimiter=separator), []))
+        if not rows:
             raise ValueError("it has no rows")
-        table = np.loadtxt(io.StringIO(body), delimiter=",", dtype=np.int64, ndmin=2)
-    except (UnicodeDecodeError, ValueError) as error:
-        raise DataError(f"{path} is no Kaggle digit CSV ({error}): expected {expected}") from error
-    if columns[0] != "label" or table.shape[1:] != (SIDE * SIDE + 1,):
-        raise DataError(f"{path} begins '{header[:40]}' and has rows of {table.shape[1]} columns: expected {expected}")
-    labels, pixels = table[:, 0], table[:, 1:]
+        table = np.loadtxt(rows, delimiter=separator, dtype=np.int64, ndmin=2, quotechar='"', comments=None)
+        if table.shape[1] != len(order):
+            raise ValueError(f"its rows have {table.shape[1]} columns")
+    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+        raise DataError(f"{path} is no Kaggle digit CSV ({error}): expected {CSV_EXPECTED}") from error
+    labels, pixels = table[:, order[0]], table[:, order[1:]]
     _check_range(path, pixels, 255, "pixel")
-    examples = _examples(pixels.reshape(-1, SIDE, SIDE), labels)
     _check_range(path, labels, 9, "label")
+    examples = _examples(pixels.reshape(-1, SIDE, SIDE), labels)
     return DigitExamples(examples, None, str(path), hashlib.sha256(content).hexdigest())
+
+
+def _columns(header: Sequence[str]) -> list[int]:
+    """Where each of CSV_COLUMNS stands in the header; a ValueError says what is wrong with it."""
+    names = [name.strip() for name in header]
+    counted = Counter(names)
+    problems = {
+        "no column": [name for name in CSV_COLUMNS if name not in counted],
+        "twice": [name for name in CSV_COLUMNS if counted[name] > 1],
+        "also": [name for name in counted if name not in CSV_COLUMNS],
+    }
+    told = [f"{what} {_few(columns)}" for what, columns in problems.items() if columns]
+    if not told:
+        return [names.index(name) for name in CSV_COLUMNS]
+    if all(name.lstrip("-").replace(".", "", 1).isdigit() for name in names):
+        told = ["numbers in its first line, and no header"]
+    raise ValueError(f"it has {', '.join(told)}")
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(f"'{name:.20}'" for name in names[:3]) + more
 
 
 def _idx_folder(folder: Path) -> DigitExamples:
@@ -135,7 +164,7 @@ def png_of_each(
 ) -> dict[str, bytes]:
     """The first image of each class as PNG: greyscale of one channel, or RGB of three."""
     files = {}
-    for index, name in enumerate(names):
+    for index, name in enumerate(file_names(names)):
         (found,) = np.nonzero(labels == index)
         if found.size:
             files[f"{name}.png"] = _png(images[found[0]])

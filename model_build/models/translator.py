@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import sacrebleu
 import torch
-from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
 
+from model_build import fitting
 from model_build._errors import DataError
 from model_build.config import TranslatorConfig
 from model_build.files import write_files
@@ -80,7 +80,7 @@ class Translator(Variable[TranslatorConfig]):
         """Write encoder.onnx and decoder.onnx, with the vocabularies beside them: a folder that decodes."""
         tokenizers = learning.read_tokenizers(files)
         network = learning.make_network(self.config, tokenizers).eval()
-        network.load_state_dict(load_file(files.weights))
+        fitting.load_weights(network, files.weights)
         texts = self._fitting(files, [pair.source for _, pair in corpora.Corpus.from_folder(files.corpus).test])
         texts = texts[:PARITY_SENTENCES]
         rows = [torch.tensor([*encoding.ids, END]) for encoding in tokenizers[0].encode_batch(texts)]

@@ -100,6 +100,72 @@ def test_a_csv_of_another_format_is_refused_in_one_line(tmp_path: Path, content:
     assert "\n" not in str(refused.value)
 
 
+def reordered(order: list[int]) -> list[list[str]]:
+    """The CSV's cells, its columns in another order."""
+    return [[row.split(",")[index] for index in order] for row in csv_text().splitlines()]
+
+
+COLUMNS = list(range(785))
+BY_NAME = sorted(COLUMNS, key=lambda index: "label" if index == 0 else f"pixel{index - 1}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(map(",".join, reordered(BY_NAME))),
+        "\n".join(map(",".join, reordered([*COLUMNS[1:], 0]))),
+        "\ufeff" + csv_text(),
+        csv_text().replace("\n", "\r\n") + "\r\n",
+        csv_text().replace(",", ";"),
+        csv_text().replace(",", "\t"),
+        "\n".join(",".join(f'"{cell}"' for cell in row) for row in reordered(COLUMNS)),
+    ],
+    ids=["sorted", "label-last", "mark", "crlf", "semicolons", "tabs", "quotes"],
+)
+def test_columns_of_a_csv_are_found_by_their_names_however_it_was_written(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "train.csv"
+    path.write_bytes(text.encode())
+    images, labels = read_examples(path).train
+    np.testing.assert_array_equal(images, PIXELS[:, None] / np.float32(255))
+    np.testing.assert_array_equal(labels, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("order", "rename", "message"),
+    [
+        (COLUMNS[:-1], {}, "it has no column 'pixel783'"),
+        ([*COLUMNS, 5], {}, "it has twice 'pixel4'"),
+        (COLUMNS, {"pixel3": "pixel4"}, "it has no column 'pixel3', twice 'pixel4'"),
+        ([*COLUMNS, 5], {"pixel4": "id"}, "it has no column 'pixel4', also 'id'"),
+        (COLUMNS, {"label": "Label"}, "it has no column 'label', also 'Label'"),
+        (COLUMNS, {f"pixel{i}": f"{i}x" for i in range(784)}, "'pixel0', 'pixel1', 'pixel2' and 781 more, also"),
+    ],
+)
+def test_columns_that_are_missing_twice_or_unknown_are_named(
+    tmp_path: Path, order: list[int], rename: dict[str, str], message: str
+) -> None:
+    header, *rows = reordered(order)
+    path = tmp_path / "train.csv"
+    path.write_text("\n".join(map(",".join, [[rename.get(name, name) for name in header], *rows])))
+    with pytest.raises(DataError, match=message) as refused:
+        read_examples(path)
+    assert len(str(refused.value)) < 400
+
+
+def test_a_csv_without_a_header_is_refused_and_its_first_digit_is_not_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text(csv_text().partition("\n")[2])
+    with pytest.raises(DataError, match=r"numbers in its first line, and no header\): expected a header 'label,pixel0"):
+        read_examples(path)
+
+
+def test_a_row_that_is_longer_than_the_header_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("\n".join([csv_text().splitlines()[0], *(line + ",1" for line in csv_text().splitlines()[1:])]))
+    with pytest.raises(DataError, match="its rows have 786 columns"):
+        read_examples(path)
+
+
 def test_idx_files_that_are_missing_cut_off_or_of_different_lengths_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="neither train-images-idx3-ubyte nor"):
         read_examples(tmp_path)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
+from torch import nn
+from torch.nn.utils import parametrizations
 
 from model_build import BuildError
 from model_build.config import SingleGraphConfig, load_config
 from model_build.dataset import Dataset
-from model_build.fitting import Epoch, evaluate, fit, make_deterministic
+from model_build.fitting import Epoch, evaluate, fit, load_weights, make_deterministic, weights_to_bytes
 from model_build.models.alexnet import small_alexnet
 from model_build.models.digits import Digits
 from model_build.single_graph import Classification
@@ -116,3 +121,73 @@ def test_validation_varies_no_image(dataset: Dataset) -> None:
 
 def test_the_small_alexnet_classifies_images_of_three_channels() -> None:
     assert small_alexnet()(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+class Tied(nn.Module):
+    """Layers that share a weight, buffers that are views of it, expanded and transposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.register_buffer("row", self.first.weight.detach()[1])
+        self.register_buffer("expanded", torch.rand(1).expand(5))
+        self.register_buffer("transposed", torch.rand(3, 2).t())
+        self.normed = parametrizations.weight_norm(nn.Linear(4, 4))
+
+
+@pytest.mark.parametrize("make", [Tied, lambda: nn.LSTM(2, 3), lambda: nn.Linear(2, 2, dtype=torch.bfloat16)])
+def test_weights_of_any_network_come_back_as_they_were(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    first, second = make(), make()
+    (tmp_path / "weights").write_bytes(weights_to_bytes(first.state_dict()))
+    load_weights(second, tmp_path / "weights")
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+def test_layers_that_share_a_weight_share_it_after_it_was_read(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(weights_to_bytes(Tied().state_dict()))
+    network = Tied()
+    load_weights(network, tmp_path / "weights")
+    assert network.second.weight is network.first.weight
+
+
+def test_weights_that_share_nothing_are_the_bytes_that_safetensors_writes() -> None:
+    state = digits().network().state_dict()
+    assert weights_to_bytes(state) == save(state)
+
+
+class Noting(nn.Linear):
+    """It keeps a note beside its weights."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"seen": 1}
+
+    def set_extra_state(self, state: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: Noting(2, 2), "_extra_state"),
+        (lambda: nn.LazyLinear(2), "weight"),
+        (lambda: nn.Linear(2, 2, device="meta"), "weight"),
+        (lambda: nn.ParameterDict({"thin": torch.eye(3).to_sparse()}), "thin"),
+        (lambda: nn.ParameterDict({"wide": torch.eye(3, dtype=torch.complex128)}), "wide"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+def test_what_cannot_be_kept_with_the_weights_is_one_line_that_names_it(
+    make: Callable[[], nn.Module], name: str
+) -> None:
+    with pytest.raises(BuildError, match=rf"the network keeps '{name}', which cannot be written with its") as refused:
+        weights_to_bytes(make().state_dict())
+    assert "\n" not in str(refused.value)
+
+
+def test_weights_of_another_network_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(weights_to_bytes(nn.Linear(2, 2).state_dict()))
+    with pytest.raises(BuildError, match=r"weights does not fit the network \(.*size mismatch") as refused:
+        load_weights(nn.Linear(2, 3), tmp_path / "weights")
+    assert "\n" not in str(refused.value)
