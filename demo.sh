@@ -12,6 +12,7 @@ slipway build digits
 
 say "2. Serve: a real Triton on model_repository/, ready when each model has given its golden answer"
 mkdir -p build
+: >build/demo.out # there before it is looked into
 slipway serve --http-port "$port" --grpc-port "$((port + 1))" --metrics-port "$((port + 2))" >build/demo.out 2>&1 &
 server=$!
 trap 'kill "$server" 2>/dev/null && wait "$server" || true' EXIT

@@ -11,6 +11,7 @@ import yaml
 
 from serving._store import _MEANINGS
 from tests.support import ROOT
+from tests.unit.chart.rendering import at, merged, options, render
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
 CHART = ROOT / "charts" / "slipway"
@@ -56,3 +57,13 @@ def test_every_sentence_that_the_chart_refuses_values_with_is_explained() -> Non
     assert len(sentences) == 3
     for sentence in sentences:
         assert f"`{sentence}" in PAGE, sentence
+
+
+def test_the_values_of_the_page_run_a_cpu_release_on_nvidias_image() -> None:
+    section = PAGE.partition("\n## On CPUs with NVIDIA's image\n")[2].partition("\n## ")[0]
+    values = yaml.safe_load(section.partition("```yaml\n")[2].partition("```")[0])
+    release = merged(at("gpu.enabled", True), at("gpu.image.repository", "registry.example.com/ml/slipway-gpu"))
+    server = render(merged(release, values)).server
+    assert server["image"] == "registry.example.com/ml/slipway-gpu:1.4.0"
+    assert options(server)["--model-config-name"] == "cpu"
+    assert "nvidia.com/gpu" not in str(server["resources"])
