@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import math
 import signal
@@ -28,6 +29,7 @@ from rich.text import Text
 app = typer.Typer(
     help="From a PyTorch model to a tuned Triton deployment.",
     no_args_is_help=True,
+    invoke_without_command=True,  # for --version
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -128,6 +130,15 @@ def _pairs(given: list[str] | None, option: str, kind: type[Number]) -> dict[str
             expected = "a whole number" if kind is int else "a number"
             raise Failure(f"{option} {one}: expected NAME=VALUE with {expected}", 2) from error
     return found
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        out.print(f"slipway {importlib.metadata.version('slipway')}")
+        raise typer.Exit
 
 
 @app.command()
@@ -283,15 +294,34 @@ def report(
         out.print(f"written: {path}")
 
 
+def _folders(root: Path, models: Sequence[str]) -> list[Path]:
+    """The folders of model_repository/ that these models are served from."""
+    sys.path.insert(0, str(root))  # their recipes say whether they are served
+    from model_build import BuildError
+    from model_build.report import served_folders
+
+    try:
+        return [folder for model in dict.fromkeys(models) for folder in served_folders(root, model)]
+    except (BuildError, OSError) as error:
+        raise Failure(str(error)) from error
+
+
+@contextlib.contextmanager
+def _linked(folders: Sequence[Path]) -> Iterator[Path]:
+    """A model repository of links to these folders."""
+    with tempfile.TemporaryDirectory() as repository:
+        for folder in folders:
+            (Path(repository) / folder.name).symlink_to(folder)
+        yield Path(repository)
+
+
 @contextlib.contextmanager
 def _serving(root: Path, folders: Sequence[Path]) -> Iterator[str]:
     """The URL of an embedded Triton that serves these folders of a model repository."""
     import serving
 
-    with tempfile.TemporaryDirectory() as repository:
-        for folder in folders:
-            (Path(repository) / folder.name).symlink_to(folder)
-        options = serving.ServerOptions.on_free_ports(Path(repository))
+    with _linked(folders) as repository:
+        options = serving.ServerOptions.on_free_ports(repository)
         with serving.EmbeddedTriton(
             serving.find_interpreter(root), options, root / "build" / "triton-report.log"
         ) as one:
@@ -390,6 +420,9 @@ def doctor(
 
 @app.command()
 def serve(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Serve these models of the workspace alone, each with its variants.")
+    ] = None,
     repository: Annotated[
         Path | None, typer.Option(help="Model repository; without it, the workspace's model_repository/.")
     ] = None,
@@ -401,10 +434,14 @@ def serve(
     exit_timeout: Annotated[int, typer.Option(min=1, help="Seconds that running requests get at the end.")] = 30,
 ) -> None:
     """Serve the model repository with a real Triton on this machine, without Docker or a GPU."""
-    with one_line_errors():
+    with one_line_errors(), contextlib.ExitStack() as stack:
         import serving
 
         root = workspace()
+        if models and repository:
+            raise Failure("MODELS are the workspace's own: leave them or --repository out", 2)
+        if models:
+            repository = stack.enter_context(_linked(_folders(root, models)))
         options = serving.ServerOptions(
             repository=repository or root / "model_repository",
             host=host,

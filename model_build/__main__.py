@@ -11,6 +11,7 @@ import signal
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
+import contextlib
 import importlib
 import sys
 import traceback
@@ -18,8 +19,9 @@ from pathlib import Path
 
 from model_build import BuildError, GateRefused
 from model_build.config import load_config
+from model_build.watching import watching
 
-STAGES = ("data", "train", "export", "infer", "variants", "gate", "repository")
+STAGES = ("files", "data", "train", "export", "infer", "variants", "gate", "repository")
 
 
 def main() -> int:
@@ -36,7 +38,10 @@ def main() -> int:
         stage = importlib.import_module(f"model_build.stages.{arguments.stage}")
         signal.signal(signal.SIGINT, signal.default_int_handler)
         more = (arguments.variant,) if arguments.stage == "repository" else ()
-        print(f"{label}: {stage.run(workspace, config, *more)}", file=sys.stderr)
+        asks_recipe = arguments.stage not in ("files", "repository")
+        with watching(workspace, config, arguments.stage) if asks_recipe else contextlib.nullcontext():
+            line = stage.run(workspace, config, *more)
+        print(f"{label}: {line}", file=sys.stderr)
     except GateRefused as error:
         print(f"error: {label}: {error}", file=sys.stderr)
         return 3

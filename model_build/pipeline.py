@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from model_build.config.editing import edit, parse_overrides
 from model_build.files import write_file
 from model_build.precision.variants import VARIANTS
 from model_build.recipe import load_export_recipe, load_recipe
+from model_build.sources import hashes
 from model_build.stages.layout import BuildFiles
 
-FIRST_STAGE, LAST_STAGE = "data", "repository"
+FILES_STAGE, FIRST_STAGE, LAST_STAGE = "files", "data", "repository"
 PIPELINE = "dvc.yaml"
 NO_LOCK = b"schema: '2.0'\n"
 
@@ -63,6 +64,11 @@ def build(workspace: Path, model: str, overrides: Sequence[str] = (), force: boo
     load_config(workspace, model)
     if overrides:
         override(workspace, model, overrides)
+    with _restored_if_it_fails(workspace / PIPELINE):
+        return _build(workspace, model, force)
+
+
+def _build(workspace: Path, model: str, force: bool) -> list[str]:
     # Stages call `python`: the interpreter that runs this, whether or not its environment is activated.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     try:
@@ -85,6 +91,18 @@ def build(workspace: Path, model: str, overrides: Sequence[str] = (), force: boo
         raise BuildError(f"DVC: {error}") from error
 
 
+@contextlib.contextmanager
+def _restored_if_it_fails(path: Path) -> Iterator[None]:
+    """Put the file's content back when the block raises; a model that could not be built is in no list then."""
+    before = path.read_bytes() if path.is_file() else None
+    try:
+        yield
+    except BaseException:
+        if before is not None and path.read_bytes() != before:
+            write_file(path, before)
+        raise
+
+
 def override(workspace: Path, model: str, overrides: Sequence[str]) -> None:
     """Write Hydra overrides into the model's configuration, each on its line, once the result is a valid one."""
     path = workspace / CONFIG_DIRECTORY / f"{model}.yaml"
@@ -105,14 +123,18 @@ def _reproduce(workspace: Path, model: str, force: bool) -> list[str]:
         _mend_lock(repo)
         stages = _stages(repo, model)
         ran = []
+        hashing = [stage for stage in stages if _kind(stage) == FILES_STAGE]
+        stages = [stage for stage in stages if stage not in hashing]
+        if force or (hashing and _sources_changed(repo, workspace, model, hashing)):
+            repo.reproduce(targets=hashing, force=True, single_item=True)
         if not force and _data_changed(workspace, model):
-            first = [stage for stage in stages if stage.partition("@")[0].endswith(FIRST_STAGE)]
+            first = [stage for stage in stages if _kind(stage) == FIRST_STAGE]
             ran = repo.reproduce(targets=first, force=True, single_item=True)
         # In the order of dvc.yaml (DVC's own is another in each process), and the public name last: a kill before it
         # leaves the old one on the old variants, or beside the new ones.
-        stages.sort(key=lambda stage: stage.partition("@")[0].endswith(LAST_STAGE))
+        stages.sort(key=lambda stage: _kind(stage) == LAST_STAGE)
         ran += repo.reproduce(targets=stages, force=force, single_item=True)
-        _forget_dropped(workspace, model, stages)
+        _forget_dropped(workspace, model, [*hashing, *stages])
         return [str(stage.addressing) for stage in ran]
 
 
@@ -137,6 +159,23 @@ def _mend_lock(repo: Repo) -> None:
 def _stages(repo: Repo, model: str) -> list[str]:
     """Addresses of the model's stages in dvc.yaml."""
     return [stage.addressing for stage in repo.index.stages if stage.addressing.endswith(f"@{model}")]
+
+
+def _kind(stage: str) -> str:
+    """`data` of `embedder-data@embedder`."""
+    return stage.rpartition(":")[2].partition("@")[0].rpartition("-")[2]
+
+
+def _sources_changed(repo: Repo, workspace: Path, model: str, stages: Sequence[str]) -> bool:
+    """Whether `files.json` is another than it would be now, or not in the lock: then its stage runs, and it is told.
+
+    It is looked at here because DVC would start that stage, of seconds, for each build.
+    """
+    path = BuildFiles(workspace, model).sources
+    content = hashes(workspace, load_config(workspace, model))
+    locked = Lockfile(repo, str(workspace / LOCK_FILE)).load().get("stages", {})
+    known = all(stage.rpartition(":")[2] in locked for stage in stages)
+    return not (known and path.is_file() and path.read_bytes() == content)
 
 
 def _bring_in_line(workspace: Path, model: str) -> None:

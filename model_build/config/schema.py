@@ -5,6 +5,7 @@ A configuration names its schema in `defaults` (`SCHEMAS`); values are checked a
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
@@ -76,6 +77,13 @@ class ModelConfig:
     recipe: str = MISSING
     seed: int = MISSING
     export: ExportConfig = MISSING
+    files: list[str] = field(default_factory=list)  # that the recipe reads, and folders of them
+
+    def __post_init__(self) -> None:
+        given = [os.path.normpath(one) for one in self.files]
+        inside = all(one and os.path.normpath(one) not in (".", "..") for one in self.files)
+        some = inside and len(set(given)) == len(given)
+        require(some, "files", self.files, "files or folders of the workspace, or with absolute paths, each once")
 
 
 @dataclass

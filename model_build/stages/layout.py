@@ -22,6 +22,11 @@ class BuildFiles:
         return self.workspace / "build" / self.model
 
     @property
+    def sources(self) -> Path:
+        """Hashes of what the model is made of and `dvc.yaml` does not name (JSON)."""
+        return self.folder / "files.json"
+
+    @property
     def data(self) -> Path:
         """The divided data set (NumPy archive)."""
         return self.folder / "data.npz"

@@ -88,9 +88,9 @@ def test_dvc_finds_the_stages_of_a_new_configuration_and_only_those(workspace: P
 @pytest.mark.parametrize("model", configured_models(ROOT))
 def test_every_configuration_of_the_repository_has_its_stages(workspace: Path, model: str) -> None:
     names = {address.partition("@")[0].rpartition("-")[2] for address in addresses(workspace, model)}
-    served = {"data", "train", "export", "infer", "gate", "repository"}
-    assert names in (served | {"variants", "fp16", "int8"}, served, {"export"})
-    if names != {"export"}:
+    served = {"files", "data", "train", "export", "infer", "gate", "repository"}
+    assert names in (served | {"variants", "fp16", "int8"}, served, {"files", "export"})
+    if names != {"files", "export"}:
         assert ("variants" in names) == bool(load_config(ROOT, model).precision.variants)  # type: ignore[attr-defined]
 
 
