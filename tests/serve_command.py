@@ -62,8 +62,8 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 @contextmanager
-def serving(workspace: Path, ports: list[int] | None = None) -> Iterator[Command]:
-    command = Command(workspace, ports or free_ports())
+def serving(workspace: Path, ports: list[int] | None = None, *more: str) -> Iterator[Command]:
+    command = Command(workspace, ports or free_ports(), *more)
     try:
         command.wait_ready()
         yield command

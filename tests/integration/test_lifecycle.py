@@ -102,6 +102,13 @@ def test_stopping_while_models_load_says_so_and_leaves_nothing(workspace: Path, 
     assert command.leftovers() == []
 
 
+def test_a_model_that_is_named_is_served_alone_with_its_variants(workspace: Path) -> None:
+    write_slow_model(workspace / "model_repository")
+    with serving(workspace, None, "digits") as command:
+        assert infer(command.url, "digits", workspace) == 200
+        assert "digits, digits_fp16, digits_fp32, digits_int8 (each gave" in command.output.read_text()
+
+
 def test_two_servers_of_one_process_do_not_touch_each_other(workspace: Path, serve: Serve) -> None:
     repository = workspace / "model_repository"
     with serve(repository) as first:

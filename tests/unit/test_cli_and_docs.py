@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -80,6 +81,28 @@ def test_outside_of_a_workspace_each_command_says_where_to_go(tmp_path: Path) ->
             f"error: {tmp_path} is not inside a Slipway workspace (a folder with dvc.yaml and model_build/conf): "
             "go there first"
         ]
+
+
+def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
+    result = slipway(tmp_path, "--version")
+    assert (result.returncode, result.stdout) == (0, f"slipway {importlib.metadata.version('slipway')}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (["wine"], 1, "no configuration for model 'wine': .* has "),
+        (["alexnet_224"], 1, "model 'alexnet_224' is exported to be analysed and never served"),
+        (["digits", "--repository", "x"], 2, "MODELS are the workspace's own: leave them or --repository out"),
+    ],
+)
+def test_models_that_cannot_be_served_by_name_are_refused_with_the_reason(
+    arguments: list[str], code: int, line: str
+) -> None:
+    result = slipway(ROOT, "serve", *arguments)
+    assert result.returncode == code
+    (error,) = error_lines(result)
+    assert re.match(f"error: {line}", error)
 
 
 def test_json_of_every_command_is_strict(capsys: pytest.CaptureFixture[str]) -> None:

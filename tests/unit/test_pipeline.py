@@ -14,6 +14,7 @@ from dvc.repo import Repo
 from model_build import BuildError, ConfigurationError
 from model_build.config import configured_models, load_config
 from model_build.pipeline import _bring_in_line, _forget_dropped, _stages, build, override
+from model_build.sources import pipeline_files
 from tests.support import ROOT
 
 KINDS = {
@@ -64,6 +65,15 @@ def test_a_new_configuration_joins_the_list_of_its_kind_and_nothing_else_is_chan
     lists = [line for line in first if re.match(r"      model: \[", line) and base in re.findall(r"\w+", line)]
     assert [old for old, _ in changed] == lists != []
     assert all(new == old.replace("]", ", mine]") for old, new in changed)
+
+
+@pytest.mark.parametrize("base", KINDS)
+def test_a_second_configuration_of_a_recipe_needs_no_file_of_its_own_name(workspace: Path, base: str) -> None:
+    _bring_in_line(configure(workspace, base, "mine"), "mine")
+    read = [path.relative_to(workspace) for path in pipeline_files(workspace, "mine") if path.is_relative_to(workspace)]
+    code = [path for path in read if path.parts[0] not in ("build", "model_repository")]
+    assert len(code) > 3
+    assert [path for path in code if not (ROOT / path).exists()] == []
 
 
 def test_comments_and_shared_lists_of_dvc_yaml_are_kept(workspace: Path) -> None:
