@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import sys
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
-FRAMEWORK = Path(__file__).resolve().parents[1]
-# Beside model_build in a clone; model_build/models/ and conf/ hold recipes, which are looked at as the user's are.
-_FRAMEWORK_PARTS = ("client", "serving", "loadtest", "charts", "k8s", "slipway.py")
-_RECIPES = (FRAMEWORK / "model_build" / "models", FRAMEWORK / "model_build" / "conf")
+PACKAGE = Path(__file__).resolve().parent
+_FRAMEWORK = ("serving", "slipway_client", "slipway", "loadtest")  # and this package, but for
+_RECIPES = (PACKAGE / "models", PACKAGE / "conf")  # which are looked at as the user's are
 _SYSTEM = ("/usr", "/etc", "/proc", "/sys", "/dev", "/lib", "/lib64", "/bin", "/sbin", "/run", "/var/cache", "/var/lib")
 _WORKSPACE_OWN = (".git", ".dvc", ".venv", ".venv-triton", "build/mlflow")
 
@@ -23,18 +23,26 @@ def is_users(path: Path, workspace: Path | None = None) -> bool:
         path: resolved.
         workspace: resolved, where it is known: what git, DVC and MLflow keep there is theirs.
     """
-    if any(path.is_relative_to(one) for one in _installed(workspace)):
+    if any(path.is_relative_to(one) for one in (*_installed(workspace), *_framework())):
         return False
-    if path.is_relative_to(FRAMEWORK / "model_build"):
+    if {"site-packages", "dist-packages"} & set(path.parts):
+        return False  # of another environment, as the server's
+    if path.is_relative_to(PACKAGE):
         return any(path.is_relative_to(one) for one in _RECIPES)
-    if any(path.is_relative_to(FRAMEWORK / one) for one in _FRAMEWORK_PARTS):
-        return False
     if workspace and path.is_relative_to(workspace):
         return not any(path.is_relative_to(workspace / one) for one in _WORKSPACE_OWN)
     home = Path.home()
     if path.is_relative_to(home) and any(part.startswith(".") for part in path.relative_to(home).parts):
         return False  # settings and caches
-    return not any(part.startswith("torchinductor_") for part in path.parts)
+    return not any(part.startswith("torchinductor_") or part.endswith(".egg-info") for part in path.parts)
+
+
+@functools.cache
+def _framework() -> Sequence[Path]:
+    """Folders of Slipway's other packages, and its one module, wherever each is installed from."""
+    found = [importlib.util.find_spec(name) for name in _FRAMEWORK]
+    origins = [Path(one.origin).resolve() for one in found if one and one.origin]
+    return [origin.parent if origin.name == "__init__.py" else origin for origin in origins]
 
 
 @functools.cache
@@ -42,5 +50,5 @@ def _installed(workspace: Path | None) -> Sequence[Path]:
     paths = sysconfig.get_paths()
     names = {sys.prefix, sys.base_prefix, *_SYSTEM, *(paths[one] for one in ("stdlib", "platlib", "purelib"))}
     found = {Path(one).resolve() for one in names}
-    around = [folder for folder in (workspace, FRAMEWORK) if folder]
+    around = [folder for folder in (workspace, PACKAGE) if folder]
     return sorted(one for one in found if not any(folder.is_relative_to(one) for folder in around))

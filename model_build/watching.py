@@ -1,8 +1,8 @@
 """A stage that reads a file which nobody hashes is refused, at the moment when it reads.
 
-Else a later change of that file would leave the old model "up to date".
-What is seen: files and folders that Python opens or lists (its audit events, https://peps.python.org/pep-0578/), files
-that a command line names, and those that the readers in `_READERS` open in C++ or Rust.
+Else a later change of that file would leave the old model "up to date". What is seen: files and folders that Python
+opens or lists (its audit events, https://peps.python.org/pep-0578/), files that a command line names, and those that
+the readers in `_READERS` open in C++ or Rust.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import math
 import os
 import shlex
 import stat
@@ -19,6 +20,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from model_build._errors import ConfigurationError
 from model_build.config import CONFIG_DIRECTORY, ModelConfig
@@ -88,26 +91,27 @@ class _Watch:
             return False
         if path.suffix == ".pyc" and path.parent.name == "__pycache__":
             path = Path(importlib.util.source_from_cache(str(path)))
-        if any(path.is_relative_to(one) for one in self.known):
-            return False  # by this name, though it may be a link to DVC's cache, wherever that is
-        path = path.resolve()
-        if any(path.is_relative_to(one) for one in self.known) or not is_users(path, self.workspace):
-            return False
+        if listed and str(path) in sys.path:
+            return False  # who looks for packages does so
+        resolved = path.resolve()
+        for one in (path, resolved):  # what DVC made may be a link to its cache, wherever that is
+            if any(one.is_relative_to(known) for known in self.known) or not is_users(one, self.workspace):
+                return False
         if found.st_mtime_ns >= self.since:
             return False  # the stage has made it
         if listed:  # the workspace cannot be declared, nor a folder of what the stages have made
-            made = any(one.is_relative_to(path) for one in self.pipeline)
-            return not (made or self.workspace.is_relative_to(path) or Path.home().is_relative_to(path))
+            made = any(one.is_relative_to(resolved) for one in self.pipeline)
+            return not (made or self.workspace.is_relative_to(resolved) or Path.home().is_relative_to(resolved))
         return True
 
     def _refusal(self, path: Path, listed: bool) -> ConfigurationError:
         inside = path.is_relative_to(self.workspace)
         name = path.relative_to(self.workspace).as_posix() if inside else str(path)
         conf = CONFIG_DIRECTORY / f"{self.config.name}.yaml"
-        listing = ", ".join([*self.config.files, name])
+        files = yaml.safe_dump([*self.config.files, name], default_flow_style=True, allow_unicode=True, width=math.inf)
         return ConfigurationError(
-            f"the recipe {'lists the folder' if listed else 'reads'} {name}, which nobody watches: a change of it "
-            f"would leave the old model in place; add it to {conf}: files: [{listing}]"
+            f"the recipe {'lists the folder' if listed else 'reads'} {name}, which is not declared, so that a change "
+            f"of it would leave the old model in place: add it to {conf}: files: {files.strip()}"
         )
 
 

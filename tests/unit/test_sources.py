@@ -124,7 +124,7 @@ def test_what_a_recipe_is_made_of_makes_it_stale_and_a_build_that_fails_leaves_d
         before = (workspace / "dvc.yaml").read_bytes()
         with pytest.raises(BuildError, match="stage untrained-export@mine failed"):
             build(workspace, "mine")
-    assert "lists the folder weights, which nobody watches" in capfd.readouterr().err
+    assert "lists the folder weights, which is not declared" in capfd.readouterr().err
     assert (workspace / "dvc.yaml").read_bytes() == before
     export = ["untrained-export@mine"]
     assert build(workspace, "mine", ["files=[weights]"]) == export  # the key is new
@@ -229,13 +229,16 @@ def test_a_file_is_refused_when_it_is_read_and_not_after_hours(workspace: Path) 
 
 
 def test_the_advice_keeps_what_was_declared_already(workspace: Path) -> None:
-    (workspace / "other.bin").write_bytes(b"1")
+    names = ["other.bin", "a name, with: all.bin"]
+    for name in names:
+        (workspace / name).write_bytes(b"1")
     _is_old(workspace)
     with (
-        pytest.raises(ConfigurationError, match=r"mine.yaml: files: \[other.bin, weights/model.onnx\]"),
+        pytest.raises(ConfigurationError, match=r"mine.yaml: files: ") as refused,
         watching(workspace, declare(workspace, "other.bin"), "export"),
     ):
-        b"".join((workspace / one).read_bytes() for one in ("other.bin", "weights/model.onnx"))
+        b"".join((workspace / one).read_bytes() for one in names)
+    assert yaml.safe_load(str(refused.value).rpartition("files: ")[2]) == names
 
 
 def test_what_is_installed_made_by_the_stage_or_known_to_dvc_is_read_freely(workspace: Path, module: str) -> None:
