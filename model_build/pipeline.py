@@ -125,8 +125,8 @@ def _reproduce(workspace: Path, model: str, force: bool) -> list[str]:
         ran = []
         hashing = [stage for stage in stages if _kind(stage) == FILES_STAGE]
         stages = [stage for stage in stages if stage not in hashing]
-        if force or (hashing and _sources_changed(repo, workspace, model, hashing)):
-            repo.reproduce(targets=hashing, force=True, single_item=True)
+        if hashing:
+            _hash_sources(repo, workspace, model, hashing)
         if not force and _data_changed(workspace, model):
             first = [stage for stage in stages if _kind(stage) == FIRST_STAGE]
             ran = repo.reproduce(targets=first, force=True, single_item=True)
@@ -166,16 +166,19 @@ def _kind(stage: str) -> str:
     return stage.rpartition(":")[2].partition("@")[0].rpartition("-")[2]
 
 
-def _sources_changed(repo: Repo, workspace: Path, model: str, stages: Sequence[str]) -> bool:
-    """Whether `files.json` is another than it would be now, or not in the lock: then its stage runs, and it is told.
+def _hash_sources(repo: Repo, workspace: Path, model: str, stages: Sequence[str]) -> None:
+    """Do what stage files does, where its file would be another one or is not in the lock, and lock it.
 
-    It is looked at here because DVC would start that stage, of seconds, for each build.
+    Here, because DVC would start that stage, of seconds, in each build.
     """
     path = BuildFiles(workspace, model).sources
     content = hashes(workspace, load_config(workspace, model))
     locked = Lockfile(repo, str(workspace / LOCK_FILE)).load().get("stages", {})
-    known = all(stage.rpartition(":")[2] in locked for stage in stages)
-    return not (known and path.is_file() and path.read_bytes() == content)
+    if path.is_file() and path.read_bytes() == content and all(one.rpartition(":")[2] in locked for one in stages):
+        return
+    write_file(path, content)
+    for stage in stages:
+        repo.commit(stage, force=True)
 
 
 def _bring_in_line(workspace: Path, model: str) -> None:
