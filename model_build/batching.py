@@ -21,6 +21,7 @@ Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
 
 TRIAL_ROWS = 4
+LARGE_TRIAL = 16  # rows, the examples again and again: what a graph does to a row far back shows only then
 # Another batch size is another order of additions: that much a row may move, beside the largest number of the answer.
 RELATIVE_TOLERANCE = 1e-3
 REFUSED = (Fail, InvalidArgument, RuntimeException)  # what ONNX Runtime raises where a batch does not fit the graph
@@ -60,8 +61,9 @@ def contradiction(content: bytes, outputs: Sequence[str], trial: Feed) -> str:
         for name, answer in zip(outputs, answers, strict=True):
             if _rows_of(answer) != 1:
                 return f"output '{name}' has {_rows_of(answer)} rows for a batch of 1"
-    groups = [range(size) for size in range(2, count + 1)]
-    for rows in [order for group in groups for order in (list(group), list(group)[::-1])]:
+    groups = [list(range(size)) for size in range(2, count + 1)]
+    groups += [[row % count for row in range(LARGE_TRIAL)]] if count else []
+    for rows in [order for group in groups for order in (group, group[::-1])]:
         try:
             answers = run(rows)
         except REFUSED:

@@ -16,6 +16,7 @@ from serving.backends.onnxruntime.batch_rows import examine
 from tests.graphs import graph
 from tests.place_graphs import ALIKE, OFFSETS, PLACES
 from tests.row_graphs import APART, AXIS0, AXIS1, FLOAT, IMAGE, MIXED, UNDECIDED, model, node, weights
+from tests.size_graphs import IN_PROPORTION, OF_SOME_SIZES
 
 
 def rows_stay_apart(made: onnx.ModelProto, size: int = 3) -> bool:
@@ -56,6 +57,30 @@ def test_a_graph_that_mixes_rows_is_found_with_its_reason(name: str) -> None:
     verdict = examine(model(made, shape))
     assert not verdict.apart
     assert verdict.known, verdict.reason
+    assert verdict.reason.startswith("output 'y'")
+
+
+def shown_by_some_size(made: onnx.ModelProto) -> bool:
+    """Whether a batch of one or another size shows that rows do not stay apart, or cannot be run."""
+    try:
+        return not all(rows_stay_apart(made, size) for size in (3, 13))
+    except REFUSED:
+        return True
+
+
+@pytest.mark.parametrize("name", IN_PROPORTION)
+def test_what_is_in_proportion_to_the_size_of_the_batch_is_found_to_batch(name: str) -> None:
+    shape, made = IN_PROPORTION[name]
+    assert not shown_by_some_size(model(made, shape)), "the table is wrong"
+    assert examine(model(made, shape)), examine(model(made, shape)).reason
+
+
+@pytest.mark.parametrize("name", OF_SOME_SIZES)
+def test_what_only_some_sizes_of_the_batch_show_is_never_found_to_batch(name: str) -> None:
+    shape, made = OF_SOME_SIZES[name]
+    assert shown_by_some_size(model(made, shape)), "the table is wrong"
+    verdict = examine(model(made, shape))
+    assert not verdict.apart
     assert verdict.reason.startswith("output 'y'")
 
 

@@ -7,6 +7,6 @@ the rule of each operator says where the batch lies in what it gives.
 Read by the embedded backend when it loads a model, and by `slipway build` before it writes config.pbtxt.
 """
 
-from .walk import BATCHES, Verdict, examine, read_graph
+from .walk import Verdict, examine, read_graph
 
-__all__ = ["BATCHES", "Verdict", "examine", "read_graph"]
+__all__ = ["Verdict", "examine", "read_graph"]

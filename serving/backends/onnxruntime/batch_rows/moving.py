@@ -14,6 +14,9 @@ from .rules import CONSTANT, GROWING, SIZED, Call, Mixes, Rows, Undecided, Where
 __all__ = ["apply_rule"]  # to be taken from here: it knows every rule then
 
 
+ENDLESS = 2**31 - 1  # what exporters write for the end of a dimension, or more
+
+
 @rule("Transpose")
 def transpose(call: Call) -> Where:
     """The batch goes where `perm` puts it."""
@@ -78,7 +81,7 @@ def cut(call: Call) -> Where:
     for batch, bounds in zip(call.batches, both, strict=True):
         size = source.where.size(batch)
         start, end, step = bounds.get(source.where.axis, (0, size, 1))
-        if step != 1 or start not in (0, -size) or end < size:
+        if step != 1 or start not in (0, -size) or (end != size and end < ENDLESS):
             raise Mixes("takes a part of the batch, or turns it round")
     first, second = ({axis: one for axis, one in bounds.items() if axis != source.where.axis} for bounds in both)
     if first != second:

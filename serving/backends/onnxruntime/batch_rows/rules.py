@@ -12,6 +12,8 @@ from typing import Any
 
 import onnx
 
+from .sizes import OTHER
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -56,7 +58,8 @@ Where = Rows | Unknown | Plain
 class Tensor:
     """A tensor in a small and in a larger batch: types, shapes and values as far as they are known.
 
-    `table` says that it is `[n, features]`, for operators whose shapes ONNX does not infer.
+    `table` says that it is `[n, features]`, for operators whose shapes ONNX does not infer; `kinds` how each element of
+    a known value follows from the size of the batch (sizes.py).
     """
 
     types: Sequence[onnx.TypeProto | None]
@@ -64,6 +67,14 @@ class Tensor:
     values: Sequence[Any]
     where: Where
     table: bool = False
+    kinds: Sequence[Any] = (None, None)
+
+    @property
+    def exact(self) -> bool:
+        """Whether what depends on the size of the batch does so in a way that is known for every size."""
+        if self.where is not SIZED:
+            return True
+        return all(kinds is not None and not (kinds == OTHER).any() for kinds in self.kinds)
 
     @property
     def rank(self) -> int:
@@ -195,11 +206,15 @@ def apply_rule(call: Call) -> Sequence[Where]:
         if graphs:
             raise Undecided("whose subgraphs are not followed")
         if call.node.op_type in ("Shape", "Size") and not call.node.domain:
-            return [_of_values(*call.outputs[0].values)]
+            return [_of_value(call.outputs[0])]
         of_size = any(tensor is not None and tensor.where is SIZED for tensor in call.inputs)
         known = all(value is not None for tensor in call.outputs for value in tensor.values)
         if of_size and known and found not in GROWING:
-            return [_of_values(*tensor.values) for tensor in call.outputs]
+            return [_of_value(tensor) for tensor in call.outputs]
+        if not all(tensor is None or tensor.exact for tensor in call.inputs):
+            if call.rows:
+                raise Mixes("computes with the size of the batch")
+            return [SIZED] * len(call.outputs)
         if not call.rows and found not in GROWING:
             return [_without_rows(call, tensor) for tensor in call.outputs]
         if found is None:
@@ -223,14 +238,16 @@ def _without_rows(call: Call, tensor: Tensor) -> Where:
     if random:
         raise Undecided("that gives something else each time")
     if all(value is not None for value in tensor.values):
-        return _of_values(*tensor.values)
+        return _of_value(tensor)
     return SIZED if any(one is not None and one.where is SIZED for one in call.inputs) else CONSTANT
 
 
-def _of_values(first: Any, second: Any) -> Where:
+def _of_value(tensor: Tensor) -> Where:
+    first, second = tensor.values
     if first is None or second is None:
         raise Undecided("of a shape that is not known")
-    return CONSTANT if first.shape == second.shape and bool((first == second).all()) else SIZED
+    known = all(kinds is not None and not kinds.any() for kinds in tensor.kinds)
+    return CONSTANT if known and first.shape == second.shape and bool((first == second).all()) else SIZED
 
 
 def _checked(call: Call, tensor: Tensor, where: Where) -> Where:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from onnx.reference import ReferenceEvaluator
 
 from .moving import apply_rule
 from .rules import CONSTANT, Call, Rows, Tensor, Unknown
+from .sizes import agreed, kinds_of, of_shape
 
-# Two batches that no other dimension is as large as: a size that differs between them comes from the batch.
-BATCHES = (7, 11)
-FREE_SIZES = (13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59)
+SMALLEST_BATCH = 7
 # Larger constants are weights: no operator takes a shape, axes or indices of that many numbers from one.
 LARGEST_VALUE = 4096
+LARGEST_SHAPE = 64  # nor a shape of that many
+ENDLESS = 2**31 - 1  # what stands for the end of a dimension, and is no size
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,12 @@ def read_graph(path: Path) -> onnx.ModelProto:
 def examine(model: onnx.ModelProto, outputs: Iterable[str] = ()) -> Verdict:
     """Follow the batch, the first dimension of every input, to the outputs (all of them unless some are named)."""
     try:
-        tensors = _Walk(model).run()
+        walk = _Walk(model)
+        tensors = walk.run()
     except Exception as error:  # noqa: BLE001 - whatever a stranger's graph does to the tools, it is undecided then
         return Verdict(False, False, f"the graph could not be followed ({type(error).__name__}: {_line(error)})")
     wanted = [*outputs] or [output.name for output in model.graph.output]
-    carried = all(_carried(tensors.get(name)) for name in wanted)
+    carried = all(_carried(tensors.get(name), walk.batches) for name in wanted)
     verdicts = [_output(name, tensors.get(name), carried) for name in wanted]
     return min(verdicts, key=lambda one: (one.apart, not one.known), default=Verdict(False, reason="it has no output"))
 
@@ -72,10 +74,10 @@ def _output(name: str, tensor: Tensor | None, carried: bool) -> Verdict:
     return Verdict(False, True, f"output '{name}' does not depend on the batch")
 
 
-def _carried(tensor: Tensor | None) -> bool:
+def _carried(tensor: Tensor | None, batches: tuple[int, int]) -> bool:
     return tensor is not None and all(
         shape is not None and len(shape) > 0 and shape[0] == batch
-        for shape, batch in zip(tensor.shapes, BATCHES, strict=True)
+        for shape, batch in zip(tensor.shapes, batches, strict=True)
     )
 
 
@@ -85,6 +87,7 @@ class _Walk:
 
     model: onnx.ModelProto
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    batches: tuple[int, int] = (0, 0)
 
     def run(self) -> Mapping[str, Tensor]:
         graph = self.model.graph
@@ -92,11 +95,14 @@ class _Walk:
             graph = inliner.inline_local_functions(self.model).graph
         for initializer in graph.initializer:
             self.tensors[initializer.name] = _constant(initializer)
+        # Two batches, and a size for each free dimension, none of which any number of the graph is a multiple of: a
+        # size that differs between the batches comes from the batch, and one that fits a free dimension from that.
         sizes: dict[str, int] = {}
-        rest = itertools.chain(FREE_SIZES, itertools.count(61, 2))
+        rest = _strangers(_numbers(graph))
+        self.batches = (next(rest), next(rest))
         for value in graph.input:
             if value.name not in self.tensors:
-                self.tensors[value.name] = _input(value, sizes, rest)
+                self.tensors[value.name] = _input(value, sizes, rest, self.batches)
         self.opsets = {"" if one.domain == "ai.onnx" else one.domain: one.version for one in self.model.opset_import}
         for node in graph.node:
             for name, tensor in zip(node.output, self._follow(node), strict=True):
@@ -116,10 +122,30 @@ class _Walk:
             known = tuple(one[number] if one else None for one in values)
             shapes = tuple(_shape(kind, value) for kind, value in zip(pair, known, strict=True))
             outputs.append(Tensor(pair, shapes, known, CONSTANT))
-        call = Call(node, version, _attributes(node), inputs, outputs, BATCHES, fits=None not in inferred)
+        self._find_kinds(node, inputs, outputs)
+        call = Call(node, version, _attributes(node), inputs, outputs, self.batches, fits=None not in inferred)
         for tensor, where in zip(outputs, apply_rule(call), strict=True):
             tensor.where = where
         return outputs
+
+    def _find_kinds(self, node: onnx.NodeProto, inputs: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> None:
+        """Say of each known element how it follows from the size of the batch."""
+        if not all(tensor.values[0] is not None and tensor.values[1] is not None for tensor in outputs):
+            return
+        if node.op_type in ("Shape", "Size") and not node.domain:
+            source, attributes = inputs[0], _attributes(node)
+            assert source is not None
+            kinds = of_shape([source.shape(0), source.shape(1)], source.exact)
+            cut = kinds[attributes.get("start", 0) : attributes.get("end")]
+            outputs[0].kinds = [cut if node.op_type == "Shape" else kinds.max(initial=0).reshape(())] * 2
+            return
+        each = []
+        for index, batch in enumerate(self.batches):
+            given = [(one.values[index], one.kinds[index]) if one is not None else None for one in inputs]
+            made = [tensor.values[index] for tensor in outputs]
+            each.append(kinds_of(node, _attributes(node), given, made, batch, lambda found: self._run(node, found)))
+        for tensor, first, second in zip(outputs, *each, strict=True):
+            tensor.kinds = agreed(tensor.values, (first, second), self.batches)
 
     def _infer(self, node: onnx.NodeProto, version: int, index: int) -> Mapping[str, onnx.TypeProto] | None:
         """Types of the node's outputs for one of the two batches; empty where there are none, None for wrong inputs."""
@@ -152,7 +178,11 @@ class _Walk:
             return (np.array(source[attributes.get("start", 0) : attributes.get("end")], np.int64),)
         if node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial") or _has_graph(node):
             return ()
-        values = {name: self.tensors[name].values[index] for name in node.input if name}
+        return self._run(node, [self.tensors[name].values[index] if name else None for name in node.input])
+
+    def _run(self, node: onnx.NodeProto, inputs: Sequence[Any]) -> Sequence[Any]:
+        """The node's outputs for these values of its inputs; nothing where one is not known or the operator is not."""
+        values = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
         if any(value is None for value in values.values()):
             return ()
         try:
@@ -174,10 +204,35 @@ def _constant(tensor: onnx.TensorProto) -> Tensor:
     small = np.prod(tensor.dims) <= LARGEST_VALUE and tensor.data_location != onnx.TensorProto.EXTERNAL
     value = numpy_helper.to_array(tensor) if small else None
     shape = tuple(tensor.dims)
-    return Tensor((kind, kind), (shape, shape), (value, value), CONSTANT)
+    kinds = np.zeros(shape, np.uint8) if value is not None else None
+    return Tensor((kind, kind), (shape, shape), (value, value), CONSTANT, kinds=(kinds, kinds))
 
 
-def _input(value: onnx.ValueInfoProto, sizes: dict[str, int], rest: Iterable[int]) -> Tensor:
+def _numbers(graph: onnx.GraphProto) -> set[int]:
+    """Sizes, shapes and the like that the graph has: fixed dimensions, small constants, attributes."""
+    tensors = [*graph.initializer]
+    found = {dim.dim_value for value in graph.input for dim in value.type.tensor_type.shape.dim}
+    for node in graph.node:
+        for one in node.attribute:
+            tensors += [one.t] if one.HasField("t") else []
+            found |= {one.i, *one.ints}
+    for tensor in tensors:
+        found |= {*tensor.dims}
+        whole = tensor.data_type in (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+        if whole and np.prod(tensor.dims) <= LARGEST_SHAPE and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            found |= {int(one) for one in numpy_helper.to_array(tensor).flat}
+    return {abs(one) for one in found if 1 < abs(one) < ENDLESS}
+
+
+def _strangers(numbers: set[int]) -> Iterator[int]:
+    """Primes, from `SMALLEST_BATCH` up, of which none of the numbers is a multiple."""
+    for size in itertools.count(SMALLEST_BATCH, 2):
+        prime = all(size % number for number in range(3, int(size**0.5) + 1, 2))
+        if prime and all(number % size for number in numbers):
+            yield size
+
+
+def _input(value: onnx.ValueInfoProto, sizes: dict[str, int], rest: Iterable[int], batches: tuple[int, int]) -> Tensor:
     """An input whose first dimension is the batch; others that are free get a size of their own, by their name."""
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not tensor.HasField("shape") or not tensor.shape.dim:
@@ -190,7 +245,7 @@ def _input(value: onnx.ValueInfoProto, sizes: dict[str, int], rest: Iterable[int
             sizes[name] = next(iter(rest))
         dims.append(dim.dim_value if dim.HasField("dim_value") else sizes[name])
     first = tensor.shape.dim[0]
-    shapes = tuple((batch, *dims) for batch in BATCHES)
+    shapes = tuple((batch, *dims) for batch in batches)
     kinds = tuple(helper.make_tensor_type_proto(tensor.elem_type, shape) for shape in shapes)
     where: Rows | Unknown = Rows(0)
     if first.HasField("dim_value"):

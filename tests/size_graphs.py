@@ -1,0 +1,177 @@
+"""Graphs that compute with the size of the batch: in proportion to it, or in a way that some sizes do not show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from tests.row_graphs import AXIS0, AXIS1, FLOAT, Graph, node
+
+BOOL = TensorProto.BOOL
+Table = dict[str, tuple[Sequence[int | str], Graph]]
+
+SIZE = [node("Shape", "x", "n", start=0, end=1)]
+NUMBERS = [*SIZE, node("Squeeze", "n", "number"), node("Range", "zero number one", "places")]
+COUNTED: dict[str, Any] = {"zero": np.array(0), "one": np.array(1)}
+
+
+def numbers(*values: int) -> Any:
+    return np.array(values, np.int64)
+
+
+def with_number(constants: dict[str, Any], *nodes: Any, last: str) -> Graph:
+    """`x` and the number that `nodes` make of the size, as `last` computes it."""
+    return [*SIZE, *nodes, node("Cast", "m", "f", to=FLOAT), node(last, "x f")], constants
+
+
+# Whatever the size is, each row is made of itself alone.
+IN_PROPORTION: Table = {
+    "a shape whose parts are multiplied and divided": (
+        ("n", 4),
+        (
+            [
+                *SIZE,
+                node("Mul", "n eight", "m"),
+                node("Div", "m four", "half"),
+                node("Concat", "half two", "s", axis=0),
+                node("Reshape", "x s", "h"),
+                node("Softmax", "h", "p", axis=1),
+                node("Concat", "n four", "t", axis=0),
+                node("Reshape", "p t"),
+            ],
+            {"eight": numbers(8), "four": numbers(4), "two": numbers(2)},
+        ),
+    ),
+    "a shape in which minus one is replaced": (
+        ("n", 3),
+        (
+            [
+                *SIZE,
+                node("Concat", "n three", "s", axis=0),
+                node("Equal", "s minus", "is"),
+                node("Where", "is ones s", "t"),
+                node("Expand", "c t", "e"),
+                node("Add", "x e"),
+            ],
+            {"three": numbers(3), "minus": numbers(-1, -1), "ones": numbers(1, 1), "c": np.ones((1, 3), np.float32)},
+        ),
+    ),
+    "a size of at least one": (
+        ("n", 3),
+        (
+            [
+                *SIZE,
+                node("Max", "n one", "m"),
+                node("Concat", "m three", "s", axis=0),
+                node("Expand", "c s", "e"),
+                node("Mul", "x e"),
+            ],
+            {"three": numbers(3), "one": numbers(1), "c": np.full((1, 1), 2, np.float32)},
+        ),
+    ),
+    "each row by its number, counted from the end where that is negative": (
+        ("n", 3),
+        (
+            [
+                *NUMBERS,
+                node("Less", "places zero", "negative"),
+                node("Add", "places number", "later"),
+                node("Where", "negative later places", "i"),
+                node("Gather", "x i", axis=0),
+            ],
+            COUNTED,
+        ),
+    ),
+    "as many rows as there are": (
+        ("n", 3),
+        ([*SIZE, node("Slice", "x b n b")], {"b": AXIS0}),
+    ),
+}
+
+# For batches of 7 and 11, or of 4, as if each row were made of itself alone; for others it is not.
+OF_SOME_SIZES: Table = {
+    "the rest of the size is added": (
+        ("n", 3),
+        (
+            [*SIZE, node("Mod", "n four", "m"), node("Cast", "m", "f", to=FLOAT), node("Add", "x f")],
+            {"four": numbers(4)},
+        ),
+    ),
+    "multiplied by at most five": (
+        ("n", 3),
+        (
+            [*SIZE, node("Min", "n five", "m"), node("Cast", "m", "f", to=FLOAT), node("Mul", "x f")],
+            {"five": numbers(5)},
+        ),
+    ),
+    "divided by two and rounded": (
+        ("n", 3),
+        with_number({"two": numbers(2)}, node("Div", "n two", "m"), last="Add"),
+    ),
+    "another number in company": (
+        ("n", 3),
+        (
+            [*SIZE, node("Greater", "n one", "is"), node("Where", "is two single", "s"), node("Mul", "x s")],
+            {"one": numbers(1), "two": np.float32(2), "single": np.float32(1)},
+        ),
+    ),
+    "whether there is company": (
+        ("n", 3),
+        with_number({"one": numbers(1)}, node("Sub", "n one", "d"), node("Cast", "d", "m", to=BOOL), last="Add"),
+    ),
+    "at most three columns": (
+        ("n", 4),
+        (
+            [*SIZE, node("Min", "n three", "e"), node("Slice", "x z e a", "h"), node("ReduceSum", "h a")],
+            {"three": numbers(3), "z": AXIS0, "a": AXIS1},
+        ),
+    ),
+    "its own number and at most twelve": (
+        ("n", 3),
+        ([*NUMBERS, node("Min", "places last", "i"), node("Gather", "x i", axis=0)], {**COUNTED, "last": np.array(11)}),
+    ),
+    "its own number, from zero again at twelve": (
+        ("n", 3),
+        ([*NUMBERS, node("Mod", "places all", "i"), node("Gather", "x i", axis=0)], {**COUNTED, "all": np.array(12)}),
+    ),
+    "its own number in a table of twelve": (
+        ("n", 3),
+        (
+            [*SIZE, node("Slice", "table z n z", "i"), node("Gather", "x i", axis=0)],
+            {"z": AXIS0, "table": numbers(*range(12), *[0] * 30)},
+        ),
+    ),
+    "no more than twelve rows": (
+        ("n", 3),
+        ([node("Slice", "x b e b")], {"b": AXIS0, "e": numbers(12)}),
+    ),
+    "without the first rows, as many as a row is long": (
+        ("n", "t"),
+        ([node("Shape", "x", "t", start=1), node("Slice", "x z t z", "h"), node("Sub", "x h")], {"z": AXIS0}),
+    ),
+    "rows of thirteen numbers": (
+        ("n", "t"),
+        (
+            [
+                node("Reshape", "x k", "h"),
+                node("Softmax", "h", "p", axis=1),
+                node("Shape", "x", "s"),
+                node("Reshape", "p s"),
+            ],
+            {"k": numbers(-1, 13)},
+        ),
+    ),
+    "repeated, at most five times": (
+        ("n", 3),
+        with_number(
+            {"five": numbers(5)},
+            node("Min", "n five", "k"),
+            node("ConstantOfShape", "k", "o"),
+            node("Shape", "o", "m"),
+            last="Add",
+        ),
+    ),
+}
