@@ -10,7 +10,7 @@ from pathlib import Path
 from model_build.places import is_users
 
 
-def own_modules(recipe: str) -> list[Path]:
+def own_modules(recipe: str, workspace: Path) -> list[Path]:
     """Return the files of `recipe` (`package.module.Class`) and of what they import, without installed packages.
 
     Imports inside functions count; what is imported by a name that is only known as the program runs does not.
@@ -19,7 +19,7 @@ def own_modules(recipe: str) -> list[Path]:
     waiting = list(_files(recipe.rpartition(".")[0]))
     while waiting:
         name, path = waiting.pop()
-        if path in found or not is_users(path):
+        if path in found or not is_users(path, workspace):
             continue
         found[path] = None
         waiting += [one for imported in _imported(name, path) for one in _files(imported)]

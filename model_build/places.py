@@ -16,20 +16,24 @@ _SYSTEM = ("/usr", "/etc", "/proc", "/sys", "/dev", "/lib", "/lib64", "/bin", "/
 _WORKSPACE_OWN = (".git", ".dvc", ".venv", ".venv-triton", "build/mlflow")
 
 
-def is_users(path: Path, workspace: Path | None = None) -> bool:
-    """Whether a file or folder (resolved) is neither installed, nor Slipway's, nor a cache, nor a tool's own.
+def is_users(path: Path, workspace: Path) -> bool:
+    """Whether a file or folder is neither installed, nor Slipway's, nor a cache, nor a tool's own.
 
     Args:
-        path: resolved.
-        workspace: resolved, where it is known: what git, DVC and MLflow keep there is theirs.
+        path: absolute.
+        workspace: resolved; what git, DVC and MLflow keep there is theirs.
     """
-    if any(path.is_relative_to(one) for one in (*_installed(workspace), *_framework())):
+    if any(path.is_relative_to(one) for one in _framework()):
         return False
+    for one in _installed():
+        inner = [folder for folder in (workspace, PACKAGE) if folder.is_relative_to(one)]  # in /usr/src, perhaps
+        if path.is_relative_to(one) and not any(path.is_relative_to(folder) for folder in inner):
+            return False
     if {"site-packages", "dist-packages"} & set(path.parts):
         return False  # of another environment, as the server's
     if path.is_relative_to(PACKAGE):
         return any(path.is_relative_to(one) for one in _RECIPES)
-    if workspace and path.is_relative_to(workspace):
+    if path.is_relative_to(workspace):
         return not any(path.is_relative_to(workspace / one) for one in _WORKSPACE_OWN)
     home = Path.home()
     if path.is_relative_to(home) and any(part.startswith(".") for part in path.relative_to(home).parts):
@@ -46,9 +50,7 @@ def _framework() -> Sequence[Path]:
 
 
 @functools.cache
-def _installed(workspace: Path | None) -> Sequence[Path]:
+def _installed() -> Sequence[Path]:
     paths = sysconfig.get_paths()
     names = {sys.prefix, sys.base_prefix, *_SYSTEM, *(paths[one] for one in ("stdlib", "platlib", "purelib"))}
-    found = {Path(one).resolve() for one in names}
-    around = [folder for folder in (workspace, PACKAGE) if folder]
-    return sorted(one for one in found if not any(folder.is_relative_to(one) for folder in around))
+    return sorted({Path(one).resolve() for one in names})

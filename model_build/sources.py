@@ -49,7 +49,11 @@ def own_sources(workspace: Path, config: ModelConfig) -> list[Path]:
     The latter only where the recipe's `source_sha256` does not look at it.
     """
     known = pipeline_files(workspace, config.name)
-    modules = [path for path in own_modules(config.recipe) if not any(path.is_relative_to(one) for one in known)]
+    modules = [
+        path
+        for path in own_modules(config.recipe, workspace.resolve())
+        if not any(path.is_relative_to(one) for one in known)
+    ]
     data = data_path(workspace, config)
     recipe = load_export_recipe(config)
     says = isinstance(recipe, Recipe) and type(recipe).source_sha256 is not Recipe.source_sha256
@@ -105,15 +109,17 @@ def _hash_source(path: Path) -> str:
     if not path.is_dir():
         raise ConfigurationError(f"{path} is neither a file nor a folder: expected one of them")
     content = hashlib.sha256()
-    for one in sorted(_files_below(path)):
-        content.update(os.fsencode(one.relative_to(path)) + b"\0" + sha256(one).encode() + b"\n")
+    for one in sorted(_below(path)):
+        inside = sha256(one) if one.is_file() else "a folder"  # an empty one may be a class without examples
+        content.update(os.fsencode(one.relative_to(path)) + b"\0" + inside.encode() + b"\n")
     return content.hexdigest()
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """All files, through links to folders too, and through each once."""
+def _below(folder: Path) -> Iterator[Path]:
+    """All files and folders, through links to folders too, and through each once."""
     entered = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         entered.add(Path(here).resolve())
         folders[:] = [one for one in folders if one != "__pycache__" and (Path(here) / one).resolve() not in entered]
         yield from (path for name in names if (path := Path(here) / name).is_file())
+        yield from (Path(here) / one for one in folders)

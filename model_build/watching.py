@@ -10,23 +10,28 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-import math
+import json
 import os
+import re
 import shlex
 import stat
 import sys
+import tempfile
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+import onnx
+from google.protobuf.message import DecodeError
 
 from model_build._errors import ConfigurationError
 from model_build.config import CONFIG_DIRECTORY, ModelConfig
+from model_build.imports import own_modules
 from model_build.places import is_users
-from model_build.sources import PIPELINE, data_path, own_sources, pipeline_files, watches_sources
+from model_build.sources import PIPELINE, data_path, pipeline_files, watches_sources
 from model_build.stages.layout import BuildFiles
 
 # Module, class or function, and which of its arguments is a path; each reads without Python's `open`.
@@ -35,7 +40,9 @@ _READERS = (
     ("safetensors", "safe_open", 0),
     ("safetensors.torch", "safe_open", 0),
     ("torch.jit", "load", 0),
+    ("torch.export", "load", 0),
     ("torch", "from_file", 0),
+    ("torch", "UntypedStorage.from_file", 0),
     ("tokenizers", "Tokenizer.from_file", 0),
 )
 _IMPORTER = "<frozen importlib._bootstrap_external>"
@@ -51,13 +58,20 @@ class _Watch:
         data = data_path(workspace, config)
         given = [workspace / one for one in config.files] + ([data] if data else [])
         self.pipeline = pipeline_files(workspace, config.name)
-        known = [*own_sources(workspace, config), *given, workspace / PIPELINE, conf]
+        # From their text: the recipe is imported only when it is watched.
+        modules = own_modules(config.recipe, self.workspace)
+        known = [*modules, *given, workspace / PIPELINE, conf]
         absolute = [Path(_absolute(one)) for one in known]
         self.known = [*self.pipeline, *absolute, *(one.resolve() for one in known)]
         self.since = time.time_ns() - 20_000_000  # file systems take a clock that is some milliseconds behind
         self.seen: set[str] = set()
-        self.refused: list[ConfigurationError] = []
         self.local = threading.local()
+        self.refusals = tempfile.TemporaryFile("a+", encoding="utf-8")  # noqa: SIM115 - forked processes have it too
+
+    def refused(self) -> str:
+        """Return why the first file was refused, in this process or in one that was forked; empty where none was."""
+        self.refusals.seek(0)
+        return self.refusals.readline().rstrip("\n")
 
     def read(self, name: object, folder: object = None, listed: bool = False) -> None:
         """Refuse a file or, where it is `listed`, a folder that is the user's and that nothing hashes."""
@@ -71,11 +85,16 @@ class _Watch:
         self.local.checking = True  # what is looked at from here is read by nobody
         try:
             unknown = self._is_unknown(Path(path), listed)
+            external = [] if unknown or listed else self._external(Path(path))
         finally:
             self.local.checking = False
         if unknown:
-            self.refused.append(self._refusal(Path(path), listed))
-            raise self.refused[-1]
+            refusal = self._refusal(Path(path), listed)
+            self.refusals.write(f"{refusal}\n")
+            self.refusals.flush()
+            raise ConfigurationError(refusal)
+        for beside in external:
+            self.read(beside)
 
     def wrote(self, name: object) -> None:
         """Take a file for the stage's own from here on."""
@@ -89,30 +108,49 @@ class _Watch:
             return False
         if listed != stat.S_ISDIR(found.st_mode) or not (listed or stat.S_ISREG(found.st_mode)):
             return False
-        if path.suffix == ".pyc" and path.parent.name == "__pycache__":
-            path = Path(importlib.util.source_from_cache(str(path)))
+        if path.suffix == ".pyc":
+            with contextlib.suppress(ValueError):  # one that lies beside no source
+                path = Path(importlib.util.source_from_cache(str(path)))
         if listed and str(path) in sys.path:
             return False  # who looks for packages does so
         resolved = path.resolve()
         for one in (path, resolved):  # what DVC made may be a link to its cache, wherever that is
             if any(one.is_relative_to(known) for known in self.known) or not is_users(one, self.workspace):
                 return False
-        if found.st_mtime_ns >= self.since:
-            return False  # the stage has made it
+        if found.st_ctime_ns >= self.since:
+            return False  # the stage has made it, perhaps as a copy that keeps the time of its content
         if listed:  # the workspace cannot be declared, nor a folder of what the stages have made
             made = any(one.is_relative_to(resolved) for one in self.pipeline)
             return not (made or self.workspace.is_relative_to(resolved) or Path.home().is_relative_to(resolved))
         return True
 
-    def _refusal(self, path: Path, listed: bool) -> ConfigurationError:
+    def _external(self, path: Path) -> list[Path]:
+        """Files beside an ONNX file of the user's in which its weights lie."""
+        if path.suffix != ".onnx" or path in self.pipeline or not is_users(path.resolve(), self.workspace):
+            return []
+        with contextlib.suppress(OSError, DecodeError):
+            model = onnx.load(path, load_external_data=False)
+            entries = (entry for one in model.graph.initializer for entry in one.external_data)
+            return [path.parent / one for one in sorted({entry.value for entry in entries if entry.key == "location"})]
+        return []
+
+    def _refusal(self, path: Path, listed: bool) -> str:
         inside = path.is_relative_to(self.workspace)
         name = path.relative_to(self.workspace).as_posix() if inside else str(path)
         conf = CONFIG_DIRECTORY / f"{self.config.name}.yaml"
-        files = yaml.safe_dump([*self.config.files, name], default_flow_style=True, allow_unicode=True, width=math.inf)
-        return ConfigurationError(
-            f"the recipe {'lists the folder' if listed else 'reads'} {name}, which is not declared, so that a change "
-            f"of it would leave the old model in place: add it to {conf}: files: {files.strip()}"
+        files = ", ".join(_quoted(one) for one in (*self.config.files, name))
+        reads = "lists the folder" if listed else "reads"
+        return (
+            f"the recipe {reads} {' '.join(name.split())}, which is not declared, so that a change of it "
+            f"would leave the old model in place: add it to {conf}: files: [{files}]"
         )
+
+
+def _quoted(name: str) -> str:
+    """As YAML takes it and, but for apostrophes, an override of Hydra's as well."""
+    if re.fullmatch(r"[A-Za-z_./][\w./-]*", name, re.ASCII):
+        return name
+    return json.dumps(name) if not name.isprintable() else "'" + name.replace("'", "''") + "'"
 
 
 def _absolute(path: str | Path) -> str:
@@ -144,8 +182,10 @@ def watching(workspace: Path, config: ModelConfig, stage: str) -> Iterator[None]
         yield
     finally:
         _current = before
-        if watch.refused:
-            raise watch.refused[0] from None
+        with watch.refusals:
+            refusal = watch.refused()
+        if refusal:
+            raise ConfigurationError(refusal) from None
 
 
 @functools.cache
@@ -193,9 +233,13 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         if sys._getframe(1).f_code.co_filename != _IMPORTER:  # it looks for modules in every folder of sys.path
             watch.read("." if arguments[0] is None else arguments[0], listed=True)
     elif event == "sqlite3.connect":
+        database = arguments[0]
+        named = isinstance(database, str) and database.startswith("file:")
+        watch.read(urllib.parse.unquote(urllib.parse.urlsplit(database).path) if named else database)
+    elif event == "ctypes.dlopen" and isinstance(arguments[0], str) and "/" in arguments[0]:
         watch.read(arguments[0])
-    elif event == "subprocess.Popen":
-        _, command, folder, _ = arguments
+    elif event in ("subprocess.Popen", "os.posix_spawn", "os.exec", "os.spawn"):
+        command, folder = (arguments[1], arguments[2]) if event == "subprocess.Popen" else (arguments[-2], None)
         _read_command(watch, [command] if isinstance(command, str | bytes) else list(command)[1:], folder)
     elif event == "os.system":
         _read_command(watch, [arguments[0]], None)
@@ -207,7 +251,7 @@ def _read_command(watch: _Watch, words: Sequence[object], folder: object) -> Non
         text = os.fsdecode(word) if isinstance(word, str | bytes | os.PathLike) else ""
         parts = [text]
         with contextlib.suppress(ValueError):
-            parts += shlex.split(text)
+            parts += shlex.shlex(text, posix=True, punctuation_chars=True)
         for part in parts:
             for one in {part, part.rpartition("=")[2]}:
                 if one and len(one) < 4096 and "\0" not in one:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,14 +26,17 @@ import safetensors.torch
 import torch
 import yaml
 from dvc.repo import Repo
+from onnx import helper
 
 from model_build import BuildError, ConfigurationError
 from model_build.config import ModelConfig, load_config
 from model_build.imports import own_modules
 from model_build.pipeline import build
+from model_build.places import is_users
 from model_build.sources import hashes
 from model_build.watching import watching
-from tests.support import ROOT
+from tests.graphs import graph
+from tests.support import ROOT, environment
 
 RECIPE = """
 import numpy as np
@@ -97,16 +103,15 @@ def workspace(tmp_path: Path, module: str, monkeypatch: pytest.MonkeyPatch) -> P
     (tmp_path / f"{module}_helpers.py").write_text("def scale():\n    return 1\n")
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "model.onnx").write_bytes(b"no graph")
-    _is_old(tmp_path)
+    _wait_until_old()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
 
 
-def _is_old(folder: Path) -> None:
-    """As files are that were there before the stage began."""
-    for path in (folder, *folder.rglob("*")):
-        os.utime(path, (1e9, 1e9))
+def _wait_until_old() -> None:
+    """Until what was written here was there before any stage that begins now."""
+    time.sleep(0.05)
 
 
 def declare(workspace: Path, *names: str) -> ModelConfig:
@@ -156,6 +161,15 @@ def _in_thread(read: Callable[[], Any]) -> None:
         raise found[0]
 
 
+def _in_fork(path: Path) -> None:
+    """And nobody asks how it ended."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of threads in this process
+        process = multiprocessing.get_context("fork").Process(target=_caught, args=(path,))
+        process.start()
+    process.join()
+
+
 def _caught(path: Path) -> None:
     with contextlib.suppress(Exception):
         path.read_bytes()
@@ -172,17 +186,22 @@ READINGS: dict[str, Callable[[Path], Any]] = {
     "numpy.memmap": lambda path: np.memmap(path, np.uint8, "r"),
     "torch.load": lambda path: torch.load(path),
     "torch.jit.load": lambda path: torch.jit.load(str(path)),
+    "torch.export.load": lambda path: torch.export.load(path),
+    "torch.UntypedStorage": lambda path: torch.UntypedStorage.from_file(str(path), False, 8),
     "safe_open": lambda path: safetensors.safe_open(str(path), "pt"),
     "safetensors.load_file": lambda path: safetensors.torch.load_file(path),
     "onnx.load": lambda path: onnx.load(path),
     "onnxruntime": lambda path: onnxruntime.InferenceSession(str(path)),
     "onnxruntime by name": lambda path: onnxruntime.InferenceSession(path_or_bytes=path),
     "sqlite3": lambda path: sqlite3.connect(path),
+    "sqlite3 by a URI": lambda path: sqlite3.connect(f"file:{path}?mode=ro", uri=True),
+    "a process that is forked": lambda path: _in_fork(path),
     "copy": lambda path: shutil.copy2(path, path.with_name("copy")),
     "a process": lambda path: subprocess.run(["cat", path], check=True, stdout=subprocess.DEVNULL),
     "an option of a process": lambda path: subprocess.run(["true", f"--model={path}"], check=True),
     "a process elsewhere": lambda path: subprocess.run(["cat", path.name], cwd=path.parent, stdout=subprocess.DEVNULL),
     "a shell": lambda path: subprocess.run(f"cat {path} > /dev/null", shell=True, check=True),
+    "a shell's input": lambda path: subprocess.run(f"cat <{path} >/dev/null", shell=True, check=True),
     "os.system": lambda path: os.system(f"cat {path} > /dev/null"),
     "a thread": lambda path: _in_thread(path.read_bytes),
     "an error that the recipe catches": _caught,
@@ -232,7 +251,7 @@ def test_the_advice_keeps_what_was_declared_already(workspace: Path) -> None:
     names = ["other.bin", "a name, with: all.bin"]
     for name in names:
         (workspace / name).write_bytes(b"1")
-    _is_old(workspace)
+    _wait_until_old()
     with (
         pytest.raises(ConfigurationError, match=r"mine.yaml: files: ") as refused,
         watching(workspace, declare(workspace, "other.bin"), "export"),
@@ -247,7 +266,7 @@ def test_what_is_installed_made_by_the_stage_or_known_to_dvc_is_read_freely(work
     (workspace / "build" / "mine" / "model.onnx").write_bytes(b"a stage's")
     (workspace / ".dvc").mkdir()
     (workspace / ".dvc" / "config").touch()
-    _is_old(workspace)
+    _wait_until_old()
     with watching(workspace, declare(workspace, "weights/model.onnx"), "export"):
         for path in (np.__file__, "/etc/hostname", "build/mine/model.onnx", ".dvc/config", f"{module}_helpers.py"):
             Path(path).read_bytes()
@@ -267,7 +286,7 @@ def test_a_link_to_what_nobody_watches_is_refused_and_one_that_is_declared_is_no
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "weights.bin"
     elsewhere.write_bytes(b"1")
     (workspace / "link.bin").symlink_to(elsewhere)
-    os.utime(elsewhere, (1e9, 1e9))
+    _wait_until_old()
     with pytest.raises(ConfigurationError, match=r"link\.bin, "), watching(workspace, declare(workspace), "export"):
         (workspace / "link.bin").read_bytes()
     with watching(workspace, declare(workspace, "link.bin"), "export"):
@@ -277,7 +296,7 @@ def test_a_link_to_what_nobody_watches_is_refused_and_one_that_is_declared_is_no
 def test_a_module_that_is_imported_by_a_computed_name_is_refused_until_it_is_declared(workspace: Path) -> None:
     name = f"computed_{abs(hash(workspace))}"
     (workspace / f"{name}.py").write_text("x = 1\n")
-    _is_old(workspace)
+    _wait_until_old()
     with (
         pytest.raises(ConfigurationError, match=rf"reads {name}.py"),
         watching(workspace, declare(workspace), "export"),
@@ -285,6 +304,52 @@ def test_a_module_that_is_imported_by_a_computed_name_is_refused_until_it_is_dec
         __import__(name)
     with watching(workspace, declare(workspace, f"{name}.py"), "export"):
         assert __import__(name).x == 1
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        "READ = open('weights/model.onnx').read()",
+        # The library's own function, by the name that was imported before anything was read.
+        "import contextlib\nfrom safetensors import safe_open\n"
+        "with contextlib.suppress(Exception):\n    safe_open('weights/model.onnx', 'np')",
+    ],
+)
+def test_what_a_recipe_reads_when_it_is_imported_is_refused_too(workspace: Path, module: str, reading: str) -> None:
+    (workspace / "dvc.yaml").write_text(PIPELINE.replace("[other]", "[mine]"))
+    recipe = workspace / f"{module}.py"
+    recipe.write_text(f"{recipe.read_text()}\n{reading}\n")
+    command = [sys.executable, "-m", "model_build", "export", "mine"]
+    result = subprocess.run(command, cwd=workspace, env=environment(), capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "error: export@mine: the recipe reads weights/model.onnx, which is not declared" in result.stderr
+
+
+def test_weights_beside_a_declared_onnx_file_are_to_be_declared_as_well(workspace: Path) -> None:
+    made = graph([helper.make_node("Add", ["x", "w"], ["y"])], {"x": (1, [64])}, {"y": (1, [64])}, {"w": np.ones(64)})
+    onnx.save(made, "weights/big.onnx", save_as_external_data=True, location="big.bin", size_threshold=0)
+    _wait_until_old()
+    read = {"reads weights/big.bin, ": ["weights/big.onnx"], "": ["weights/big.onnx", "weights/big.bin"]}
+    for expected, declared in read.items():
+        refused = pytest.raises(ConfigurationError, match=expected) if expected else contextlib.nullcontext()
+        with refused, watching(workspace, declare(workspace, *declared), "export"), _its_own_errors():
+            onnxruntime.InferenceSession("weights/big.onnx")
+
+
+def test_a_copy_of_what_is_declared_is_the_stages_own(
+    workspace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("copy") / "weights"
+    with watching(workspace, declare(workspace, "weights"), "export"):
+        shutil.copytree(workspace / "weights", elsewhere)
+        assert [path.read_bytes() for path in elsewhere.iterdir()] == [b"no graph"]
+
+
+def test_a_workspace_among_the_systems_files_is_the_users_and_the_rest_is_not() -> None:
+    workspace = Path("/usr/src/app")
+    assert is_users(workspace / "weights.bin", workspace)
+    assert not is_users(Path("/usr/share/zoneinfo/UTC"), workspace)
+    assert not is_users(workspace / ".git" / "HEAD", workspace)
 
 
 def test_hashes_follow_content_names_and_links_of_what_is_declared(workspace: Path, module: str) -> None:
@@ -300,7 +365,9 @@ def test_hashes_follow_content_names_and_links_of_what_is_declared(workspace: Pa
     (workspace / "weights" / "deep").mkdir()
     (workspace / "weights" / "deep" / "link.py").symlink_to(workspace / f"{module}.py")
     (workspace / "weights" / "deep" / "round").symlink_to(workspace / "weights")
-    assert len({first, second, third, hashes(workspace, config)}) == 4
+    fourth = hashes(workspace, config)
+    (workspace / "weights" / "a class without examples").mkdir()
+    assert len({first, second, third, fourth, hashes(workspace, config)}) == 5
 
 
 @pytest.mark.parametrize("files", [[""], ["."], ["a", "./a"], ["a", "b", "a"]])
@@ -344,5 +411,7 @@ def test_own_modules_are_those_that_a_recipe_imports_wherever_it_does(tmp_path: 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = {path.relative_to(tmp_path / package).as_posix() for path in own_modules(f"{package}.recipe.Recipe")}
+    found = {
+        path.relative_to(tmp_path / package).as_posix() for path in own_modules(f"{package}.recipe.Recipe", tmp_path)
+    }
     assert found == set(sources) - {"unused.py"}
