@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent
 _FRAMEWORK = ("serving", "slipway_client", "slipway", "loadtest")  # and this package, but for
 _RECIPES = (PACKAGE / "models", PACKAGE / "conf")  # which are looked at as the user's are
 _SYSTEM = ("/usr", "/etc", "/proc", "/sys", "/dev", "/lib", "/lib64", "/bin", "/sbin", "/run", "/var/cache", "/var/lib")
-_WORKSPACE_OWN = (".git", ".dvc", ".venv", ".venv-triton", "build/mlflow")
+_WORKSPACE_OWN = (".git", ".dvc", ".dvcignore", ".venv", ".venv-triton", "build/mlflow", "dvc.lock", "dvc.yaml")
 
 
 def is_users(path: Path, workspace: Path) -> bool:

@@ -60,7 +60,7 @@ class _Watch:
         self.pipeline = pipeline_files(workspace, config.name)
         # From their text: the recipe is imported only when it is watched.
         modules = own_modules(config.recipe, self.workspace)
-        known = [*modules, *given, workspace / PIPELINE, conf]
+        known = [*modules, *given, conf]
         absolute = [Path(_absolute(one)) for one in known]
         self.known = [*self.pipeline, *absolute, *(one.resolve() for one in known)]
         self.since = time.time_ns() - 20_000_000  # file systems take a clock that is some milliseconds behind
