@@ -369,6 +369,9 @@ REFUSED = {
         doubled(),
         r"level is 5: expected one of \[0, 1, -1, 2\]"
     ),
+    "no_labels": Refused(
+        BATCHES + X + io("output", "y", "FP32", [3], 'label_filename: "none.txt"'), doubled(), r"none\.txt"
+    ),
     "no_file": Refused(
         BATCHES + X + Y + 'default_model_filename: "other.onnx"', doubled(), r"no (such )?file:? .*other\.onnx"
     ),
