@@ -58,7 +58,7 @@ def of_any_rank() -> onnx.ModelProto:
 
 def of_any_rank_in_a_batch() -> onnx.ModelProto:
     """`y = x`, out of a loop whose variable has no shape."""
-    kinds = {"i": (INT, []), "go": (TensorProto.BOOL, []), "v": (FLOAT, None)}
+    kinds: dict[str, tuple[int, list[int] | None]] = {"i": (INT, []), "go": (TensorProto.BOOL, []), "v": (FLOAT, None)}
     inside = [helper.make_tensor_value_info(name, *kind) for name, kind in kinds.items()]
     outside = [helper.make_tensor_value_info(f"{name}2", *kinds[name]) for name in ("go", "v")]
     body = helper.make_graph([node("Identity", "go", "go2"), node("Identity", "v", "v2")], "once", inside, outside)
