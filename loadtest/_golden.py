@@ -34,10 +34,17 @@ class Golden:
 
     @classmethod
     def read(cls, folder: Path) -> Golden:
-        """Read `request.json` and `response.json` of a model's golden folder (v2 inference protocol)."""
+        """Read `request.json` and `response.json` of a model's golden folder (v2 inference protocol).
+
+        Raises:
+            ValueError: `parameters.atol` is no tolerance: infinities and NaN would be equal to anything.
+        """
         request = json.loads((folder / "request.json").read_text(encoding="utf-8-sig"))
         response = json.loads((folder / "response.json").read_text(encoding="utf-8-sig"))
-        return cls(_arrays(request["inputs"]), _arrays(response["outputs"]), float(response["parameters"]["atol"]))
+        atol = float(response["parameters"]["atol"])
+        if not 0 <= atol < np.inf:
+            raise ValueError(f"{folder / 'response.json'}: parameters.atol is {atol}: expected 0 or more, and finite")
+        return cls(_arrays(request["inputs"]), _arrays(response["outputs"]), atol)
 
     def check(self, answer: Result) -> None:
         """Raise WrongAnswerError unless `answer` is the golden one, as `serving.compare_golden` has it."""

@@ -115,22 +115,40 @@ def parity(
     """Largest absolute difference of any output between ONNX Runtime and PyTorch over `batches` of inputs by name.
 
     Raises:
-        ExportError: it is more than `allowed`.
+        ExportError: it is more than `allowed`, or the two do not answer alike: in number, shape or type.
     """
     distances = [0.0]
+    outputs = [node.name for node in session.get_outputs()]
     for batch in batches:
         with torch.no_grad():
             found = network(*(torch.from_numpy(array) for array in batch.values()))
         expected = [one for one in tree_leaves(found) if isinstance(one, torch.Tensor)]  # as torch.export has them
-        for one, other, output in zip(expected, session.run(None, dict(batch)), session.get_outputs(), strict=True):
-            array = (one.float() if one.dtype is torch.bfloat16 else one).numpy()  # NumPy has no BF16
+        if len(expected) != len(outputs):
+            raise ExportError(
+                f"PyTorch gives {len(expected)} tensors where the exported graph has {len(outputs)}, {outputs}: "
+                "return from the network what the recipe names; nothing was written"
+            )
+        arrays = [_array(name, one) for name, one in zip(outputs, expected, strict=True)]
+        for array, other, name in zip(arrays, session.run(None, dict(batch)), outputs, strict=True):
             if array.shape != other.shape:
                 raise ExportError(
-                    f"ONNX Runtime gives '{output.name}' {list(other.shape)} where PyTorch gives {list(array.shape)}: "
+                    f"ONNX Runtime gives '{name}' {list(other.shape)} where PyTorch gives {list(array.shape)}: "
                     "the exported graph computes something else; nothing was written"
                 )
             distances.append(furthest(array, other))
     return allowed_distance(float(np.max(distances)), allowed)  # np.max, because Python's max hides a NaN
+
+
+def _array(name: str, tensor: torch.Tensor) -> Array:
+    """A copy for NumPy, which has no BF16, of any tensor: a parameter too."""
+    try:
+        found: Array = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy(force=True)
+    except TypeError as error:
+        raise ExportError(
+            f"output '{name}' is {tensor.dtype} ({tensor.layout}), which cannot be compared or served: return a "
+            "dense tensor of float32 from the network; nothing was written"
+        ) from error
+    return found
 
 
 def allowed_distance(distance: float, allowed: float) -> float:

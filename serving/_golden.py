@@ -85,8 +85,10 @@ def _check_request(request: dict[str, Any]) -> None:
 
 
 def _check_response(response: dict[str, Any]) -> None:
-    if not float(response["parameters"]["atol"]) >= 0:
-        raise ValueError(f"parameters.atol is {response['parameters']['atol']}, and a tolerance is 0 or more")
+    if not 0 <= float(response["parameters"]["atol"]) < math.inf:  # +inf is infinitely far from -inf and from NaN
+        raise ValueError(
+            f"parameters.atol is {response['parameters']['atol']}, and a tolerance is 0 or more, and finite"
+        )
     if not response["outputs"]:
         raise ValueError("outputs is empty, and any answer would do")
     for tensor in response["outputs"]:
@@ -204,16 +206,17 @@ def compare_golden(model: str, expected: Mapping[str, Any], answer: Mapping[str,
     return GoldenResult(model, True, max_abs_error=largest)
 
 
-def _answered(output: Mapping[str, Any]) -> list[Value]:
+def _answered(output: Mapping[str, Any]) -> list[Value] | None:
+    """The values; None where they are others than its datatype's, or not as many as its shape holds."""
     try:
         return values_of(output)
     except TensorError:
-        return []  # as many values as no expected output has, or others than its datatype's
+        return None
 
 
-def _distance(expected: list[Value], found: list[Value]) -> float:
-    """Largest absolute difference; infinite where a number became NaN or a text is another."""
-    if len(expected) != len(found):
+def _distance(expected: list[Value], found: list[Value] | None) -> float:
+    """Largest absolute difference; infinite where a number became NaN or a text is another, or there are no values."""
+    if found is None or len(expected) != len(found):
         return math.inf
     return max((_difference(left, right) for left, right in zip(expected, found, strict=True)), default=0.0)
 

@@ -70,7 +70,7 @@ def values_of(tensor: Tensor) -> list[Value]:
     """
     name, datatype = str(tensor.get("name")), str(tensor.get("datatype"))
     try:
-        values, size = list(flat(tensor["data"])), math.prod(tensor["shape"])
+        values, size = _listed(tensor["data"]), _size(tensor["shape"])
         if is_encoded(tensor):
             values = [base64.b64decode(value, validate=True) for value in values]
         found = unpack(datatype, pack(datatype, _typed(datatype, values)))
@@ -80,6 +80,19 @@ def values_of(tensor: Tensor) -> list[Value]:
     if len(found) != size:
         raise TensorError(f"'{name}' has {len(found)} values, and {size} in its shape {tensor['shape']}")
     return found
+
+
+def _listed(data: Any) -> list[Any]:
+    if not isinstance(data, list):
+        raise TensorError(f"its data {data!r:.60} is no list")
+    return list(flat(data))
+
+
+def _size(shape: Any) -> int:
+    """How many elements there are."""
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):  # True is an int too
+        raise TensorError(f"its shape {shape!r:.60} is no list of sizes, whole numbers of 0 or more")
+    return math.prod(shape)
 
 
 def is_encoded(tensor: Tensor) -> bool:

@@ -25,10 +25,13 @@ from tests.backend_graphs import (
     doubled,
     label_of_each,
     node,
+    of_any_rank,
+    of_any_rank_in_a_batch,
     scaled_by_a_number,
     total,
     two_outputs,
     with_default,
+    with_start,
     with_zipmap,
 )
 from tests.graphs import graph
@@ -68,6 +71,10 @@ X, Y = io("input", "x", "FP32", [3]), io("output", "y", "FP32", [3])
 ONES = {"x": np.array([[1, 5, -2]], np.float32)}
 TWICE = {"y": [[2, 10, -4]]}
 BATCHES = "max_batch_size: 8 "
+STARTS = (
+    'sequence_batching { control_input { name: "START" control { kind: CONTROL_SEQUENCE_START '
+    "int32_false_true: [0, 1] } } }"
+)
 
 
 def parameter(name: str, value: str) -> str:
@@ -97,6 +104,21 @@ SERVED = {
         {"x": np.array([1, 2], np.float32), "k": np.array([3], np.float32)},
         {"y": [3, 6]},
     ),
+    "unknown_rank": Served(
+        io("input", "x", "FP32", [-1]) + io("input", "s", "INT64", [-1]) + io("output", "y", "FP32", [1]),
+        of_any_rank(),
+        {"x": np.array([1, 2, 3, 4], np.float32), "s": np.array([2, 2])},
+        {"y": [[1, 2], [3, 4]]},
+    ),
+    "unknown_rank_of_a_number": Served(
+        io("input", "x", "FP32", [-1]) + io("input", "s", "INT64", [-1]) + io("output", "y", "FP32", [1, 1]),
+        of_any_rank(),
+        {"x": np.array([3], np.float32), "s": np.array([], np.int64)},
+        {"y": [[3]]},
+    ),
+    "unknown_rank_completed": Served(
+        "", of_any_rank(), {"x": np.array([1, 2], np.float32), "s": np.array([2, 1])}, {"y": [[1], [2]]}
+    ),
     "reshaped": Served(
         BATCHES
         + io("input", "x", "FP32", [4], "reshape { shape: [2, 2] }")
@@ -114,10 +136,10 @@ SERVED = {
         {"y": [[0], [7]]},
     ),
     "configured_order": Served(
-        BATCHES + X + io("output", "a", "FP32", [3]) + io("output", "b", "FP32", [3]),
+        BATCHES + X + io("output", "b", "FP32", [3]) + io("output", "a", "FP32", [3]),
         two_outputs(),
         ONES,
-        {"a": [[2, 10, -4]], "b": [[-1, -5, 2]]},
+        {"b": [[-1, -5, 2]], "a": [[2, 10, -4]]},
     ),
     "one_of_two_outputs": Served(
         BATCHES + X + io("output", "a", "FP32", [3]), two_outputs(), ONES, {"a": [[2, 10, -4]]}
@@ -174,12 +196,22 @@ SERVED = {
     "another_name": Served(
         BATCHES + X + Y + 'default_model_filename: "other.onnx"', doubled(), ONES, TWICE, file="other.onnx"
     ),
+    "in_folders_of_a_version": Served(
+        BATCHES + X + Y + 'default_model_filename: "of/a/net.onnx"', doubled(), ONES, TWICE, file="of/a/net.onnx"
+    ),
+    "in_a_folder_completed": Served(
+        'default_model_filename: "sub/net.onnx"', doubled(), ONES, TWICE, file="sub/net.onnx"
+    ),
     "old_name_of_the_backend": Served('platform: "onnxruntime_onnx" ' + BATCHES + X + Y, doubled(), ONES, TWICE),
     "all_options": Served(
         BATCHES + X + Y + "optimization { graph { level: 1 } } "
         + parameter("intra_op_thread_count", "1") + parameter("inter_op_thread_count", "1")
         + parameter("execution_mode", "1") + parameter("enable_mem_arena", "false")
         + parameter("enable_mem_pattern", "0") + parameter("session.use_device_allocator_for_initializers", "1"),
+        doubled(), ONES, TWICE,
+    ),
+    "threads_below_zero": Served(
+        BATCHES + X + Y + parameter("intra_op_thread_count", "-1") + parameter("inter_op_thread_count", " +1"),
         doubled(), ONES, TWICE,
     ),
     "shrinking_arena": Served(
@@ -232,7 +264,17 @@ REFUSED = {
     "scalar_of_two_numbers": Refused(
         io("input", "x", "FP32", [-1]) + io("output", "y", "FP32", [2]),
         total(),
-        r"'y' is a single number \(rank 0\) in the graph: .* says \[2\]",
+        r"'y' is a single number \(rank 0\) in the graph, .* says \[2\]",
+    ),
+    "scalar_input_in_a_batch": Refused(
+        BATCHES + X + io("input", "k", "FP32", [1]) + Y,
+        graph([node("Mul", "x k", "y")], {"x": (FLOAT, ["n", 3]), "k": (FLOAT, [])}, {"y": (FLOAT, ["n", 3])}),
+        r"input 'k' is a single number \(rank 0\) in the graph",
+    ),
+    "unknown_rank_in_a_batch": Refused(
+        BATCHES + io("input", "x", "FP32", [1]) + io("output", "y", "FP32", [1]),
+        of_any_rank_in_a_batch(),
+        r"output 'y' is a single number \(rank 0\) in the graph, or of a rank that the graph does not say: ",
     ),
     "unknown_input": Refused(
         BATCHES + io("input", "z", "FP32", [3]) + Y, doubled(), r"names input 'z', which the graph does not have: .*'x'"
@@ -290,10 +332,21 @@ REFUSED = {
         local=False,
     ),
     "control_that_is_no_input": Refused(
-        BATCHES + X + Y + 'sequence_batching { control_input { name: "START" control { kind: CONTROL_SEQUENCE_START '
-        "int32_false_true: [0, 1] } } }",
+        BATCHES + X + Y + STARTS,
         doubled(),
         "names sequence control 'START', which the graph does not have",
+        local=False,
+    ),
+    "control_with_a_default": Refused(
+        BATCHES + io("input", "x", "FP32", [1]) + io("output", "y", "FP32", [1]) + STARTS,
+        with_start(["n", 1], default=True),
+        "names sequence control 'START', which the graph does not have",
+        local=False,
+    ),
+    "control_without_dimensions": Refused(
+        io("input", "x", "FP32", [-1, 1]) + io("output", "y", "FP32", [-1, 1]) + STARTS,
+        with_start([]),
+        r"sequence control 'START' is a single number \(rank 0\) in the graph: it must have dims: \[1\]",
         local=False,
     ),
     "accelerator_of_cpus": Refused(
@@ -315,6 +368,9 @@ REFUSED = {
         BATCHES + X + Y + "optimization { graph { level: 5 } }",
         doubled(),
         r"level is 5: expected one of \[0, 1, -1, 2\]"
+    ),
+    "no_labels": Refused(
+        BATCHES + X + io("output", "y", "FP32", [3], 'label_filename: "none.txt"'), doubled(), r"none\.txt"
     ),
     "no_file": Refused(
         BATCHES + X + Y + 'default_model_filename: "other.onnx"', doubled(), r"no (such )?file:? .*other\.onnx"

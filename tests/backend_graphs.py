@@ -30,9 +30,9 @@ def doubled(dtype: int = FLOAT, shape: Sequence[int | str] = ("n", 3)) -> onnx.M
 
 
 def two_outputs() -> onnx.ModelProto:
-    """`b = -x`, then `a = x + x`."""
-    nodes = [node("Neg", "x", "b"), node("Add", "x x", "a")]
-    return graph(nodes, {"x": (FLOAT, ["n", 3])}, {"b": (FLOAT, ["n", 3]), "a": (FLOAT, ["n", 3])})
+    """`a = x + x`, then `b = -x`."""
+    nodes = [node("Add", "x x", "a"), node("Neg", "x", "b")]
+    return graph(nodes, {"x": (FLOAT, ["n", 3])}, {"a": (FLOAT, ["n", 3]), "b": (FLOAT, ["n", 3])})
 
 
 def with_default() -> onnx.ModelProto:
@@ -49,6 +49,28 @@ def cube(shape: Sequence[int | str], answer: Sequence[int | str]) -> onnx.ModelP
 def total() -> onnx.ModelProto:
     """One number of all."""
     return graph([node("ReduceSum", "x", "y", keepdims=0)], {"x": (FLOAT, ["n"])}, {"y": (FLOAT, [])})
+
+
+def of_any_rank() -> onnx.ModelProto:
+    """`x` in the shape `s`; the graph does not say the answer's rank."""
+    return graph([node("Reshape", "x s", "y")], {"x": (FLOAT, ["n"]), "s": (INT, ["k"])}, {"y": (FLOAT, None)})
+
+
+def of_any_rank_in_a_batch() -> onnx.ModelProto:
+    """`y = x`, out of a loop whose variable has no shape."""
+    kinds: dict[str, tuple[int, list[int] | None]] = {"i": (INT, []), "go": (TensorProto.BOOL, []), "v": (FLOAT, None)}
+    inside = [helper.make_tensor_value_info(name, *kind) for name, kind in kinds.items()]
+    outside = [helper.make_tensor_value_info(f"{name}2", *kinds[name]) for name in ("go", "v")]
+    body = helper.make_graph([node("Identity", "go", "go2"), node("Identity", "v", "v2")], "once", inside, outside)
+    loop = helper.make_node("Loop", ["one", "", "x"], ["y"], body=body)
+    return graph([loop], {"x": (FLOAT, ["n", 1])}, {"y": (FLOAT, None)}, {"one": np.array(1)})
+
+
+def with_start(shape: Sequence[int | str], default: bool = False) -> onnx.ModelProto:
+    """`y = x + START`; START is 0 where it is not given, and has a default."""
+    nodes = [node("Cast", "START", "start", to=FLOAT), node("Add", "x start", "y")]
+    tensors = {"x": (FLOAT, ["n", 1]), "START": (TensorProto.INT32, shape)}
+    return graph(nodes, tensors, {"y": (FLOAT, ["n", 1])}, {"START": np.zeros((1, 1), np.int32)} if default else {})
 
 
 def scaled_by_a_number() -> onnx.ModelProto:

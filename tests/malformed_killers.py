@@ -24,6 +24,10 @@ KILLERS = {
     "CLASSES_OF_TEXTS": (
         'R with "outputs":[{"name":"y","parameters":{"classification":1}}] where y is of BYTES; the same over gRPC'
     ),
+    "CLASSES_OF_NOTHING": (
+        'R {"inputs":[{"name":"x","datatype":"INT64","shape":[2,0],"data":[]}],"outputs":[{"name":"y","parameters":'
+        '{"classification":1}}]}: an output without elements; SIGSEGV over HTTP alone'
+    ),
     "LENGTH_OF_2_GIB": (
         "a body of 2 GiB to 4 GiB, or a first Content-Length of so much with another one or chunks behind it: its "
         "size becomes a negative number"
@@ -43,6 +47,8 @@ def killer_in_http(model: str, raw: bytes) -> str | None:
     shapes = [
         [int(size) for size in re.findall(rb"\d+", shape)] for shape in re.findall(rb'"shape"\s*:\s*\[([^\]]*)', body)
     ]
+    if b'"classification"' in body and any(0 in shape for shape in shapes):
+        return "CLASSES_OF_NOTHING"
     if b'"data"' in body and any(math.prod(shape) > LARGEST_COUNT for shape in shapes):
         return "SHAPE_OF_MORE_THAN_MEMORY"
     return overflow_to_nothing(shapes)

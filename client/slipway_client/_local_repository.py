@@ -55,11 +55,13 @@ def find_model(repository: Path, name: str, version: str) -> LocalModel:
 
     Raises:
         ModelNotFound: no such model, no such version, or the version lacks its file.
-        TritonError: config.pbtxt cannot be read, or names a backend that needs a server.
+        TritonError: config.pbtxt cannot be read, names another model, or a backend that needs a server, or labels that
+            are not there.
     """
     folder = repository / name
     config = _config(repository, name)
     backend = _backend(name, config)
+    _check_labels(folder, config)
     served = served_versions(folder, config)
     if version and served and version not in served:
         raise ModelNotFound(f"model '{name}' has no version {version}: it serves {', '.join(served)}")
@@ -96,9 +98,25 @@ def _config(repository: Path, name: str) -> Any:
         have = sorted(p.parent.name for p in repository.glob("*/config.pbtxt"))
         raise ModelNotFound(f"no model '{name}' in {repository}: it has {have}")
     try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
+        config = text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise TritonError(f"{path} is no Triton configuration: {error}") from error
+    if config.name not in ("", name):
+        raise TritonError(
+            f"{path} names model '{config.name}', and its folder is {name}, which no server loads: name both alike, "
+            "or leave `name` out"
+        )
+    return config
+
+
+def _check_labels(folder: Path, config: Any) -> None:
+    """Refuse names of files with labels that are not there, as a server does when it loads the model."""
+    for output in config.output:
+        if output.label_filename and not (folder / output.label_filename).is_file():
+            raise TritonError(
+                f"model '{folder.name}': output '{output.name}' has its labels in {folder / output.label_filename}, "
+                "which is no file: put it there, or leave `label_filename` out"
+            )
 
 
 def _backend(name: str, config: Any) -> str:

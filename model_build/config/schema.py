@@ -5,6 +5,7 @@ A configuration names its schema in `defaults` (`SCHEMAS`); values are checked a
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 
@@ -34,7 +35,7 @@ class ExportConfig:
             self.ir_version,
             f"4 to {TARGET.max_ir_version}, {accepted}",
         )
-        require(self.parity_atol > 0, "export.parity_atol", self.parity_atol, "more than 0")
+        require(0 < self.parity_atol < math.inf, "export.parity_atol", self.parity_atol, "more than 0, and finite")
 
 
 @dataclass
@@ -45,7 +46,7 @@ class GateConfig:
     golden_atol: float = MISSING
 
     def __post_init__(self) -> None:
-        require(self.golden_atol > 0, "gate.golden_atol", self.golden_atol, "more than 0")
+        require(0 < self.golden_atol < math.inf, "gate.golden_atol", self.golden_atol, "more than 0, and finite")
 
 
 @dataclass
@@ -100,9 +101,9 @@ class VariantConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.smoothing <= 1, "precision.*.smoothing", self.smoothing, "0 to 1")
-        require(self.max_abs > 0, "precision.*.max_abs", self.max_abs, "more than 0")
+        require(0 < self.max_abs < math.inf, "precision.*.max_abs", self.max_abs, "more than 0, and finite")
         require(-1 <= self.min_cosine <= 1, "precision.*.min_cosine", self.min_cosine, "-1 to 1")
-        require(self.max_drop >= 0, "precision.*.max_drop", self.max_drop, "0 or more")
+        require(0 <= self.max_drop < math.inf, "precision.*.max_drop", self.max_drop, "0 or more, and finite")
         require(0 <= self.min_share <= 1, "precision.*.min_share", self.min_share, "0 to 1")
 
 

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from onnx import helper
 
 from model_build.precision.graph import Layer, layers
-from model_build.precision.numbers import furthest, is_real, same
+from model_build.precision.numbers import furthest, is_real, is_text, same
 
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
@@ -59,15 +59,19 @@ def distances(reference: Mapping[str, Answer], found: Mapping[str, Answer]) -> d
 
 
 def _examples(answer: Answer) -> list[Array]:
-    """Each example's answer; a number alone is one."""
+    """Each example's answer as an array `[1, ...]`; a number alone is one.
+
+    Cut from the array, and not taken out of it: NumPy's own types of text end at the last byte that is no zero.
+    """
     parts = [answer] if isinstance(answer, np.ndarray) else [np.asarray(part) for part in answer]
-    return [example for part in parts for example in (part if part.ndim else part[np.newaxis])]
+    rows = [part if part.ndim else part[np.newaxis] for part in parts]
+    return [part[index : index + 1] for part in rows for index in range(len(part))]
 
 
 def _distance(reference: list[Array], found: list[Array]) -> Distance:
-    pairs = list(zip(map(np.asarray, reference), map(np.asarray, found), strict=False))
+    pairs = list(zip(reference, found, strict=False))
     fits = len(reference) == len(found) and all(left.shape == right.shape for left, right in pairs)
-    if pairs and not is_real(pairs[0][0]):
+    if pairs and (not is_real(pairs[0][0]) or is_text(pairs[0][1])):
         unequal = sum(left.shape != right.shape or not bool(same(left, right).all()) for left, right in pairs)
         return Distance(None, changed=unequal / len(pairs) if len(reference) == len(found) else 1.0)
     one_number = all(left.size == 1 for left, _ in pairs)

@@ -15,9 +15,14 @@ def is_real(array: Array) -> bool:
     return array.dtype.kind == "f" or (array.dtype.kind == "V" and array.dtype.names is None)
 
 
+def is_text(array: Array) -> bool:
+    """Whether it holds text, in NumPy's own types or as Python's objects."""
+    return array.dtype.kind in "OUS"
+
+
 def same(left: Array, right: Array) -> npt.NDArray[np.bool_]:
     """Where two arrays of one shape are equal: infinities of one sign are, and so is NaN to NaN."""
-    if left.dtype.kind == "O":  # a server gives text as bytes
+    if is_text(left) or is_text(right):  # a server gives text as bytes
         pairs = zip(left.ravel(), right.ravel(), strict=True)
         return np.array([_text(one) == _text(other) for one, other in pairs], np.bool_).reshape(left.shape)
     equal = np.asarray(left == right, dtype=np.bool_)

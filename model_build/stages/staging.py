@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -87,8 +88,10 @@ def golden(model: ServedModel, atol: float) -> tuple[bytes, bytes]:
     """Bodies of a request and of its answer in the v2 inference protocol's JSON, as `serving._tensors` extends it.
 
     Raises:
-        BuildError: an array of a type that Triton does not have.
+        BuildError: an array of a type that Triton does not have, or `atol` is no tolerance.
     """
+    if not 0 <= atol < math.inf:
+        raise BuildError(f"model '{model.name}' has atol {atol}: expected a tolerance of 0 or more, and finite")
     request = {
         "inputs": [_tensor(name, array) for name, array in model.inputs.items()],
         "outputs": [{"name": name} for name in model.outputs],

@@ -208,7 +208,7 @@ def test_outputs_come_in_the_configurations_order_however_they_are_asked_for(
     body: Any = {"inputs": [tensor], "outputs": [{"name": name} for name in wanted]}
     for _ in range(5):
         answer = requests.post(f"{models.options.http_url}/v2/models/configured_order/infer", json=body, timeout=30)
-        assert [output["name"] for output in answer.json()["outputs"]] == ["a", "b"]
+        assert [output["name"] for output in answer.json()["outputs"]] == ["b", "a"]
 
 
 def index_of(server: EmbeddedTriton) -> list[dict[str, Any]]:

@@ -67,3 +67,14 @@ def test_bytes_that_are_no_text_are_refused_with_the_inputs_name(tmp_path: Path)
     write_case(tmp_path, "texts", SERVED["texts"])
     with Client(f"local:{tmp_path}") as client, pytest.raises(ServerError, match="'x': BYTES elements must be UTF-8"):
         client.model("texts")(x=np.array([[b"\xff"]], np.object_))
+
+
+@pytest.mark.parametrize("file", ["config.pbtxt", "configs/cpu.pbtxt"])
+def test_a_configuration_that_names_another_model_than_its_folder_is_refused(tmp_path: Path, file: str) -> None:
+    folder = write_model(tmp_path, "made", doubled(), f'name: "made" backend: "onnxruntime" {BATCHES}{X}{Y}')
+    with Client(f"local:{tmp_path}") as client:
+        assert equal(client.model("made").infer(ONES), TWICE)
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(f'name: "other" backend: "onnxruntime" {BATCHES}{X}{Y}')
+        with pytest.raises(TritonError, match=rf"{file} names model 'other', and its folder is made"):
+            client.model("made").infer(ONES)

@@ -51,6 +51,8 @@ def test_an_unknown_model_is_refused_with_the_names_there_are(workspace: Path) -
         ("minimum: 0.97", "minimum: most", "gate.minimum.*Float"),
         ("golden_atol: 0.0001", "golden_atol: 0", "gate.golden_atol is 0.0: expected more than 0"),
         ("parity_atol: 0.00001", "parity_atol: 0", "export.parity_atol is 0.0: expected more than 0"),
+        ("golden_atol: 0.0001", "golden_atol: .inf", "gate.golden_atol is inf: expected more than 0, and finite"),
+        ("parity_atol: 0.00001", "parity_atol: .inf", "export.parity_atol is inf: expected more than 0, and finite"),
         ("max_batch_size: 32", "max_batch_size: 0", "triton.max_batch_size is 0: expected 1 or more"),
         ("cpu_threads: 1", "cpu_threads: -1", r"triton.cpu_threads is -1: expected 0 \(all cores\) or more"),
         (
@@ -65,6 +67,8 @@ def test_an_unknown_model_is_refused_with_the_names_there_are(workspace: Path) -
         ("max_abs: 0.01", "max_abs: 0", r"precision.*max_abs is 0.0: expected more than 0"),
         ("min_cosine: 0.999", "min_cosine: 1.5", r"precision.*min_cosine is 1.5: expected -1 to 1"),
         ("max_drop: 0.005", "max_drop: -1", r"precision.*max_drop is -1.0: expected 0 or more"),
+        ("max_abs: 0.01", "max_abs: .inf", r"precision.*max_abs is inf: expected more than 0, and finite"),
+        ("max_drop: 0.005", "max_drop: .inf", r"precision.*max_drop is inf: expected 0 or more, and finite"),
         ("smoothing: 0", "smoothing: 2", r"precision.*smoothing is 2.0: expected 0 to 1"),
         ("name: digits", "name: [digits", "digits.yaml"),
         ("name: digits", "name: numbers", "name is numbers: expected digits, the name of the file"),

@@ -275,7 +275,10 @@ def test_parity_of_whole_numbers_of_truth_and_of_nothing(
     assert parity(Given(answer), session, [{"x": np.array(found, dtype)}], 10.0) == distance
 
 
-@pytest.mark.parametrize("wrap", [lambda one: {"y": one}, lambda one: [(one, None)], lambda one: one.bfloat16()])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda one: {"y": one}, lambda one: [(one, None)], lambda one: one.bfloat16(), nn.Parameter],
+)
 def test_parity_takes_answers_as_torch_export_does(wrap: Callable[[torch.Tensor], Any]) -> None:
     session = identity(onnx.TensorProto.FLOAT, [2])
     assert parity(Given(wrap(torch.tensor([1.0, 2.0]))), session, [{"x": np.array([1, 2], np.float32)}], 0.1) == 0.0
@@ -285,3 +288,19 @@ def test_an_answer_of_another_shape_is_no_equal_one_although_numpy_would_stretch
     session = identity(onnx.TensorProto.FLOAT, [2])
     with pytest.raises(ExportError, match=r"^ONNX Runtime gives 'y' \[2\] where PyTorch gives \[2, 1\]: the exported"):
         parity(Given(torch.ones(2, 1)), session, [{"x": np.ones(2, np.float32)}], 0.1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ((torch.ones(2), torch.ones(2)), r"PyTorch gives 2 tensors where the exported graph has 1, \['y'\]: "),
+        ((), "PyTorch gives 0 tensors where the exported graph has 1"),
+        (torch.ones(2).to(torch.float8_e4m3fn), r"output 'y' is torch\.float8_e4m3fn .* dense tensor of float32"),
+        (torch.ones(2).to_sparse(), r"output 'y' is torch\.float32 \(torch\.sparse_coo\), which cannot be compared"),
+    ],
+)
+def test_an_answer_that_cannot_be_compared_is_one_line(answer: Any, reason: str) -> None:
+    session = identity(onnx.TensorProto.FLOAT, [2])
+    with pytest.raises(ExportError, match=f"^{reason}") as refused:
+        parity(Given(answer), session, [{"x": np.ones(2, np.float32)}], 0.1)
+    assert "\n" not in str(refused.value)

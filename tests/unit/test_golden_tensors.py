@@ -194,6 +194,44 @@ def test_a_tensor_that_is_none_of_its_type_is_refused_with_the_reason(
         values_of({"name": "x", "datatype": datatype, "shape": [1], "data": data})
 
 
+@pytest.mark.parametrize("shape", [[-1, -1], [2, -1], [True], [1.0], ["1"], 1, None, {"1": 1}, "1"])
+def test_a_shape_that_is_no_list_of_sizes_is_refused(shape: Any) -> None:
+    with pytest.raises(
+        TensorError, match=r"^'x' is no tensor of FP32: its shape .* is no list of sizes, whole numbers"
+    ):
+        values_of({"name": "x", "datatype": "FP32", "shape": shape, "data": [1.0]})
+
+
+@pytest.mark.parametrize("data", ["ab", {"a": 1, "b": 2}, None, 3])
+def test_data_that_is_no_list_is_refused(data: Any) -> None:
+    with pytest.raises(TensorError, match=r"^'x' is no tensor of BYTES: its data .* is no list$"):
+        values_of({"name": "x", "datatype": "BYTES", "shape": [2], "data": data})
+
+
+def test_an_empty_answer_with_values_is_another_than_the_golden_one_without() -> None:
+    _, response = made(np.zeros((0,), np.float32))
+    (output,) = response["outputs"]
+    assert compare_golden("m", response, response)
+    result = compare_golden("m", response, {"outputs": [{**output, "data": [1.0]}]})
+    assert not result
+    assert result.max_abs_error == np.inf
+
+
+@pytest.mark.parametrize("atol", [np.inf, np.nan, -1.0])
+def test_a_tolerance_that_lets_anything_pass_is_none(atol: float, tmp_path: Path) -> None:
+    request, response = made(np.array([[np.inf]], np.float32))
+    response["parameters"]["atol"] = str(atol)
+    (tmp_path / "golden").mkdir()
+    (tmp_path / "golden" / "request.json").write_text(json.dumps(request))
+    (tmp_path / "golden" / "response.json").write_text(json.dumps(response))
+    with pytest.raises(RepositoryError, match=rf"parameters\.atol is {atol}, and a tolerance is 0 or more, and finite"):
+        ask_golden("http://127.0.0.1:9", ServedFolder("m", tmp_path))
+    with pytest.raises(ValueError, match=rf"parameters\.atol is {atol}: expected 0 or more, and finite"):
+        Golden.read(tmp_path / "golden")
+    with pytest.raises(BuildError, match=f"model 'm' has atol {atol}: expected a tolerance"):
+        made(np.zeros(1), atol=atol)
+
+
 def test_an_array_of_a_type_that_triton_has_not_is_refused_by_the_build() -> None:
     with pytest.raises(BuildError, match=r"no golden answer can hold tensor 'x' \(complex64\)"):
         made(np.zeros((1, 2), np.complex64))

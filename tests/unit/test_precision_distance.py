@@ -115,6 +115,13 @@ def test_two_answers_of_zeros_are_the_same_direction() -> None:
         (np.array([[1, 2], [3, 4]]), np.array([[1, 2], [3, 5]]), 0.5),
         (np.array([True, False]), np.array([True, False]), 0.0),
         (np.array([["a"], ["b"]], object), np.array([[b"a"], [b"c"]], object), 0.5),  # a server gives bytes
+        (np.array(["a", "b"]), np.array([b"a", b"c"]), 0.5),
+        (np.array([["a"], ["é"]]), np.array([[b"a"], ["é".encode()]], object), 0.0),
+        (np.array([b"a", b"b"]), np.array(["a", "b"], object), 0.0),
+        (np.array([b"a\0", b"b"], object), np.array([b"a", b"b"], object), 0.5),  # NumPy's own text ends at a NUL
+        (np.array([["a\0"], ["b"]], object), np.array([["a"], ["b"]], object), 0.5),
+        (np.array([1.0, 2.0]), np.array(["1.0", "2.0"]), 1.0),
+        (np.array("a"), np.array(b"a"), 0.0),
         (np.array([1, 2, 3]), np.array([1, 2]), 1.0),
         (np.array([2**53, 0]), np.array([2**53 + 1, 0]), 0.5),
     ],

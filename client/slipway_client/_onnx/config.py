@@ -7,6 +7,7 @@ https://github.com/triton-inference-server/onnxruntime_backend (src/onnxruntime.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,9 @@ def open_session(path: Path, config: Config) -> ort.InferenceSession:
         Refused: ONNX Runtime cannot, or an option has a value that it does not take.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = _count(config, "intra_op_thread_count")
-    options.inter_op_num_threads = _count(config, "inter_op_thread_count")
-    mode = _count(config, "execution_mode")
+    options.intra_op_num_threads = max(0, _number(config, "intra_op_thread_count"))  # 0: as ONNX Runtime likes
+    options.inter_op_num_threads = max(0, _number(config, "inter_op_thread_count"))
+    mode = _number(config, "execution_mode")
     if mode not in EXECUTION_MODES:
         raise Refused(f"parameter execution_mode is {mode}: expected 0 (in order) or 1 (branches at the same time)")
     options.execution_mode = EXECUTION_MODES[mode]
@@ -123,10 +124,10 @@ def _parameter(config: Config, name: str) -> str:
     return str(config.get("parameters", {}).get(name, {}).get("string_value", ""))
 
 
-def _count(config: Config, parameter: str) -> int:
+def _number(config: Config, parameter: str) -> int:
     value = _parameter(config, parameter) or "0"
-    if not value.isdecimal():
-        raise Refused(f"parameter {parameter} is '{value}': expected a whole number, 0 or more")
+    if not re.fullmatch(r"\s*[+-]?[0-9]+", value) or not -(2**31) <= int(value) < 2**31:
+        raise Refused(f"parameter {parameter} is '{value}': expected a whole number of 32 bits")
     return int(value)
 
 
@@ -206,7 +207,10 @@ def check(config: Config, inputs: Sequence[Any], initializers: Sequence[Any], ou
         _compare("input", tensor, node, batched, exact=False)
     for name, data_type in controls.items():
         control = {"name": name, "data_type": data_type, "dims": [1]}
-        _compare("sequence control", control, _find("sequence control", control, known), batched, exact=True)
+        node = _find("sequence control", control, {node.name: node for node in inputs})
+        if not node.shape:
+            raise Refused(f"sequence control '{name}' is a single number (rank 0) in the graph: it must have dims: [1]")
+        _compare("sequence control", control, node, batched, exact=True)
     named = {tensor["name"] for tensor in config["input"]} | set(controls)
     if missing := [node.name for node in inputs if node.name not in named]:
         raise Refused(f"config.pbtxt does not name the graph's inputs {missing}: add them")
@@ -268,8 +272,8 @@ def _compare(kind: str, tensor: Config, node: Any, batched: bool, exact: bool) -
     if not shape:
         if any(size != 1 for size in said) or batched:
             raise Refused(
-                f"{kind} '{node.name}' is a single number (rank 0) in the graph: config.pbtxt must say dims: [1] and "
-                f"max_batch_size: 0, and says {said}"
+                f"{kind} '{node.name}' is a single number (rank 0) in the graph, or of a rank that the graph does not "
+                f"say: config.pbtxt must say dims: [1] and max_batch_size: 0, and says {said}"
             )
         return
     if batched and shape[0] != -1:

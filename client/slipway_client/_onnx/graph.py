@@ -51,7 +51,8 @@ class OnnxGraph:
         self._run_options = onnx_config.run_options(config)
         self._types = {node.name: node.type for node in (*inputs, *initializers, *outputs)}
         self._scalars = {node.name for node in (*inputs, *initializers) if not node.shape}
-        # A number without dimensions is answered in the shape that the configuration gives it.
+        # A number without dimensions is answered in the shape that the configuration gives it. ONNX Runtime gives an
+        # output whose rank the graph does not say no dimensions either, so that only its answer tells the two apart.
         ranks = {node.name: len(node.shape) for node in outputs}
         self._shaped = {one["name"]: onnx_config.dims(one) for one in config["output"] if not ranks[one["name"]]}
         self.outputs = [tensor["name"] for tensor in config["output"]]
@@ -100,7 +101,7 @@ class OnnxGraph:
     def _given(self, name: str, array: Array) -> Array:
         if array.dtype.kind in "OU":
             array = _each(array, lambda value: value.encode() if isinstance(value, str) else value)
-        return array.reshape(self._shaped[name]) if name in self._shaped else array
+        return array.reshape(self._shaped[name]) if name in self._shaped and not array.ndim else array
 
 
 def _each(array: Array, function: Callable[[Any], Any]) -> Array:

@@ -34,7 +34,7 @@ class TritonPythonModel:
         """Fill `input`, `output` and `max_batch_size` from the graph where config.pbtxt leaves them out."""
         config = auto_complete_model_config.as_dict()
         with _refusals():
-            path = _onnx.model_path(config, Path(pb_utils.get_model_dir()))
+            path = _onnx.model_path(config, _version_directory(config))
             session = _onnx.open_session(path, config)
             _onnx.complete(config, session.get_inputs(), session.get_outputs())
         return auto_complete_model_config
@@ -110,6 +110,13 @@ class TritonPythonModel:
             for name, array in arrays.items()
         ]
         return pb_utils.InferenceResponse(tensors)
+
+
+def _version_directory(config: _onnx.Config) -> Path:
+    """The version's folder: Triton names the one that the model's file is in, which may be below."""
+    folders = len(Path(config.get("default_model_filename", "")).parts) - 1
+    directory = Path(pb_utils.get_model_dir())
+    return directory.parents[folders - 1] if folders > 0 else directory
 
 
 def _keeps_rows_apart(graph: _onnx.OnnxGraph) -> bool:
