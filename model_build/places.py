@@ -41,6 +41,12 @@ def is_users(path: Path, workspace: Path) -> bool:
     return not any(part.startswith("torchinductor_") or part.endswith(".egg-info") for part in path.parts)
 
 
+def beginnings_of_installed(workspace: Path) -> tuple[str, ...]:
+    """What a path begins with that is surely nobody's own: cheap to ask of the thousands of files that imports open."""
+    roots = [one for one in _installed() if not any(folder.is_relative_to(one) for folder in (workspace, PACKAGE))]
+    return tuple(f"{one}/" for one in roots)
+
+
 @functools.cache
 def _framework() -> Sequence[Path]:
     """Folders of Slipway's other packages, and its one module, wherever each is installed from."""

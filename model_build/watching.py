@@ -30,7 +30,7 @@ from google.protobuf.message import DecodeError
 from model_build._errors import ConfigurationError
 from model_build.config import CONFIG_DIRECTORY, ModelConfig
 from model_build.imports import own_modules
-from model_build.places import is_users
+from model_build.places import beginnings_of_installed, is_users
 from model_build.sources import PIPELINE, data_path, pipeline_files, watches_sources
 from model_build.stages.layout import BuildFiles
 
@@ -65,6 +65,7 @@ class _Watch:
         self.known = [*self.pipeline, *absolute, *(one.resolve() for one in known)]
         self.since = time.time_ns() - 20_000_000  # file systems take a clock that is some milliseconds behind
         self.seen: set[str] = set()
+        self.installed = beginnings_of_installed(self.workspace)
         self.local = threading.local()
         self.refusals = tempfile.TemporaryFile("a+", encoding="utf-8")  # noqa: SIM115 - forked processes have it too
 
@@ -77,9 +78,9 @@ class _Watch:
         """Refuse a file or, where it is `listed`, a folder that is the user's and that nothing hashes."""
         if getattr(self.local, "checking", False) or not isinstance(name, str | bytes | os.PathLike):
             return
-        given = Path(os.fsdecode(folder)) if isinstance(folder, str | bytes | os.PathLike) else Path()
-        path = _absolute(given / os.fsdecode(name))
-        if path in self.seen:
+        given = os.fsdecode(folder) if isinstance(folder, str | bytes | os.PathLike) else ""
+        path = _absolute(os.path.join(given, os.fsdecode(name)))  # noqa: PTH118 - of many thousand files
+        if path in self.seen or path.startswith(self.installed):
             return
         self.seen.add(path)
         self.local.checking = True  # what is looked at from here is read by nobody

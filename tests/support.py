@@ -61,7 +61,7 @@ def make_workspace(folder: Path, more: Iterable[str] = ()) -> Path:
     return folder
 
 
-def slipway(workspace: Path, *arguments: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def slipway(workspace: Path, *arguments: str | Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """Run the command `slipway` in `workspace`."""
     command = [str(BIN / "slipway"), *map(str, arguments)]
     return subprocess.run(
