@@ -53,7 +53,7 @@ def test_requests_in_flight_together_share_a_run_and_each_gets_its_own_answer(
 ) -> None:
     images = held_out(built_workspace)
     expected = ask(f"local:{built_workspace / 'model_repository'}", images)
-    before = variant_statistics(server)
+    before, shared = variant_statistics(server), False
     answers: dict[int, npt.NDArray[np.float32]] = {}
 
     def ask_one(number: int) -> None:
@@ -62,11 +62,16 @@ def test_requests_in_flight_together_share_a_run_and_each_gets_its_own_answer(
             for index in range(number, 32, 8):
                 answers[index] = model(image=images[index : index + 1])["probabilities"][0]
 
-    in_threads(ask_one, 8)
-    np.testing.assert_allclose(np.stack([answers[i] for i in range(32)]), expected, rtol=0, atol=1e-5)
-    after = variant_statistics(server)
-    assert after["inference_count"] - before["inference_count"] == 32
-    assert after["execution_count"] - before["execution_count"] < 32
+    for rounds in range(1, 21):  # a busy machine may send one request after the other
+        answers.clear()
+        in_threads(ask_one, 8)
+        np.testing.assert_allclose(np.stack([answers[i] for i in range(32)]), expected, rtol=0, atol=1e-5)
+        after = variant_statistics(server)
+        assert after["inference_count"] - before["inference_count"] == 32 * rounds
+        shared = after["execution_count"] - before["execution_count"] < 32 * rounds
+        if shared:
+            break
+    assert shared
 
 
 def variant_statistics(server: EmbeddedTriton) -> dict[str, int]:
