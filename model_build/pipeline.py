@@ -29,11 +29,10 @@ from model_build.config.editing import edit, parse_overrides
 from model_build.files import write_file
 from model_build.precision.variants import VARIANTS
 from model_build.recipe import load_export_recipe, load_recipe
-from model_build.sources import hashes
+from model_build.sources import PIPELINE, hashes
 from model_build.stages.layout import BuildFiles
 
 FILES_STAGE, FIRST_STAGE, LAST_STAGE = "files", "data", "repository"
-PIPELINE = "dvc.yaml"
 NO_LOCK = b"schema: '2.0'\n"
 
 

@@ -167,8 +167,8 @@ def watching(workspace: Path, config: ModelConfig, stage: str) -> Iterator[None]
     """Refuse, inside the block, to read what is neither declared in the configuration nor known to DVC.
 
     Raises:
-        ConfigurationError: such a file, even where the recipe has caught the error; or `files` is declared and the
-            stage in `dvc.yaml` does not depend on their hashes.
+        ConfigurationError: such a file, even where the recipe has caught the error; or the stage in `dvc.yaml` does
+            not depend on the hashes.
     """
     global _current
     if not watches_sources(workspace, config.name, stage):
