@@ -85,6 +85,27 @@ IN_PROPORTION: Table = {
             COUNTED,
         ),
     ),
+    "a mask of attention, by the number of each row and of each place": (
+        ("n", "t"),
+        (
+            [
+                *NUMBERS,
+                node("Shape", "x", "t", start=1, end=2),
+                node("Squeeze", "t", "length"),
+                node("Range", "zero length one", "steps"),
+                node("Unsqueeze", "places last", "p"),
+                node("Max", "p steps", "both"),
+                node("Shape", "both", "s"),
+                node("Expand", "p s", "rows"),
+                node("Expand", "steps s", "columns"),
+                node("Unsqueeze", "rows deep", "r"),
+                node("Unsqueeze", "columns deep", "c"),
+                node("Concat", "r c", "i", axis=-1),
+                node("GatherND", "x i"),
+            ],
+            {**COUNTED, "last": AXIS1, "deep": numbers(2)},
+        ),
+    ),
     "as many rows as there are": (
         ("n", 3),
         ([*SIZE, node("Slice", "x b n b")], {"b": AXIS0}),
@@ -162,6 +183,21 @@ OF_SOME_SIZES: Table = {
                 node("Reshape", "p s"),
             ],
             {"k": numbers(-1, 13)},
+        ),
+    ),
+    "how many dozens there are in the size, counted": (
+        ("n", 3),
+        (
+            [
+                *SIZE,
+                node("Squeeze", "n", "number"),
+                node("Div", "number many", "m"),
+                node("Range", "zero m one", "counted"),
+                node("Shape", "counted", "k"),
+                node("Cast", "k", "f", to=FLOAT),
+                node("Add", "x f"),
+            ],
+            {**COUNTED, "many": np.array(12)},
         ),
     ),
     "repeated, at most five times": (

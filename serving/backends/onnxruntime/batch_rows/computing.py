@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .rules import CONSTANT, Call, Mixes, Rows, Tensor, Undecided, Unknown, Where, rule
+import onnx
+
+from .rules import CONSTANT, RULES, Call, Mixes, Rows, Tensor, Undecided, Unknown, Where, rule
 
 MASK = 3  # which input of Attention
 # Which factor the scales and zero points belong to, by their number among the inputs; None: to the product.
@@ -42,6 +44,11 @@ def elementwise(call: Call) -> Where:
         if tensor is not None:
             call.alike(tensor, where.axis - (rank - tensor.rank))
     return where
+
+
+def is_elementwise(node: onnx.NodeProto) -> bool:
+    """Whether the shapes of its inputs alone say which shape its output has."""
+    return node.domain in ("", "ai.onnx") and RULES.get(("", node.op_type)) is elementwise
 
 
 @rule("DequantizeLinear QuantizeLinear")

@@ -59,7 +59,7 @@ class Tensor:
     """A tensor in a small and in a larger batch: types, shapes and values as far as they are known.
 
     `table` says that it is `[n, features]`, for operators whose shapes ONNX does not infer; `kinds` how each element of
-    a known value follows from the size of the batch (sizes.py).
+    a known value follows from the size of the batch (sizes.py); `steady` whether its shape does in such a way.
     """
 
     types: Sequence[onnx.TypeProto | None]
@@ -68,13 +68,14 @@ class Tensor:
     where: Where
     table: bool = False
     kinds: Sequence[Any] = (None, None)
+    steady: bool = True
 
     @property
     def exact(self) -> bool:
         """Whether what depends on the size of the batch does so in a way that is known for every size."""
         if self.where is not SIZED:
             return True
-        return all(kinds is not None and not (kinds == OTHER).any() for kinds in self.kinds)
+        return self.steady and all(kinds is not None and not (kinds == OTHER).any() for kinds in self.kinds)
 
     @property
     def rank(self) -> int:
@@ -246,7 +247,7 @@ def _of_value(tensor: Tensor) -> Where:
     first, second = tensor.values
     if first is None or second is None:
         raise Undecided("of a shape that is not known")
-    known = all(kinds is not None and not kinds.any() for kinds in tensor.kinds)
+    known = tensor.steady and all(kinds is not None and not kinds.any() for kinds in tensor.kinds)
     return CONSTANT if known and first.shape == second.shape and bool((first == second).all()) else SIZED
 
 

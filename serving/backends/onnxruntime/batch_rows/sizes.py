@@ -78,9 +78,15 @@ def agreed(values: Sequence[Value], kinds: Sequence[Kinds], batches: Sequence[in
     return [both, both]
 
 
-def of_shape(shapes: Sequence[Sequence[int]], exact: bool) -> np.ndarray:
-    """Return the kinds of a tensor's shape: what differs between the batches is in proportion, if the tensor is so."""
-    if not exact or len(shapes[0]) != len(shapes[1]):
+def shaped_by(name: str, index: int) -> bool:
+    """Return whether the elements of input `index` may say which shape an operator's output has."""
+    copied = _COPIED.get(name, ())
+    return copied is not None and index not in copied
+
+
+def of_shape(shapes: Sequence[Sequence[int]], steady: bool) -> np.ndarray:
+    """Return the kinds of a tensor's shape: what differs between the batches is in proportion, if it is `steady`."""
+    if not steady or len(shapes[0]) != len(shapes[1]):
         return np.full(len(shapes[0]), OTHER, np.uint8)
     return np.array([SIZE if one != other else CONST for one, other in zip(*shapes, strict=True)], np.uint8)
 

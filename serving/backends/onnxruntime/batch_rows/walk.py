@@ -13,9 +13,10 @@ import onnx
 from onnx import defs, helper, inliner, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
+from .computing import is_elementwise
 from .moving import apply_rule
 from .rules import CONSTANT, Call, Rows, Tensor, Unknown
-from .sizes import agreed, kinds_of, of_shape
+from .sizes import agreed, kinds_of, of_shape, shaped_by
 
 SMALLEST_BATCH = 7
 # Larger constants are weights: no operator takes a shape, axes or indices of that many numbers from one.
@@ -122,6 +123,10 @@ class _Walk:
             known = tuple(one[number] if one else None for one in values)
             shapes = tuple(_shape(kind, value) for kind, value in zip(pair, known, strict=True))
             outputs.append(Tensor(pair, shapes, known, CONSTANT))
+        if not (node.op_type in ("Shape", "Size") and not node.domain):
+            steady = _keeps_shape(node, inputs)
+            for tensor in outputs:
+                tensor.steady = steady
         self._find_kinds(node, inputs, outputs)
         call = Call(node, version, _attributes(node), inputs, outputs, self.batches, fits=None not in inferred)
         for tensor, where in zip(outputs, apply_rule(call), strict=True):
@@ -135,7 +140,7 @@ class _Walk:
         if node.op_type in ("Shape", "Size") and not node.domain:
             source, attributes = inputs[0], _attributes(node)
             assert source is not None
-            kinds = of_shape([source.shape(0), source.shape(1)], source.exact)
+            kinds = of_shape([source.shape(0), source.shape(1)], source.steady)
             cut = kinds[attributes.get("start", 0) : attributes.get("end")]
             outputs[0].kinds = [cut if node.op_type == "Shape" else kinds.max(initial=0).reshape(())] * 2
             return
@@ -190,6 +195,16 @@ class _Walk:
         except Exception:  # noqa: BLE001 - an operator that the reference lacks has no value here, and that is all
             return ()
         return [value if isinstance(value, np.ndarray) and value.size <= LARGEST_VALUE else None for value in found]
+
+
+def _keeps_shape(node: onnx.NodeProto, inputs: Sequence[Tensor | None]) -> bool:
+    """Whether the shape of what a node gives follows from the size of the batch as those of what it takes do."""
+    by_element, standard = is_elementwise(node), node.domain in ("", "ai.onnx")
+    return all(
+        tensor.steady and (tensor.exact or by_element or (standard and not shaped_by(node.op_type, index)))
+        for index, tensor in enumerate(inputs)
+        if tensor is not None
+    )
 
 
 def _with_opsets(node: onnx.NodeProto, model: onnx.ModelProto) -> onnx.ModelProto:
