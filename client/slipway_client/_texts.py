@@ -43,7 +43,8 @@ def ask_texts(model: Model, texts: Sequence[str]) -> Iterator[Result]:
     Every text is checked before the first request is sent.
 
     Yields:
-        For each text, in order, its answer: the outputs without their batch dimension.
+        For each text, in order, its answer: the outputs without their batch dimension, also where the model has one
+        although it takes no batches (`max_batch_size` 0).
 
     Raises:
         InvalidInput: a text that UTF-8 cannot hold, or a model that takes something else.
@@ -73,12 +74,14 @@ def _check(text: str, subject: str) -> None:
 
 
 def _ask(model: Model, texts: Sequence[str]) -> Iterator[Result]:
-    batched = model.spec.max_batch_size > 0
-    batch: Array = np.empty((len(texts), 1) if batched else 1, dtype=np.object_)
+    spec = model.spec
+    batch: Array = np.empty((len(texts), 1)[: len(spec.inputs[0].shape)], dtype=np.object_)
     batch.ravel()[:] = texts
-    answer = model.infer({model.spec.inputs[0].name: batch})
-    if not batched:
-        yield answer
+    answer = model.infer({spec.inputs[0].name: batch})
+    if not spec.max_batch_size:
+        rows = {one.name for one in spec.outputs if batch.ndim == 2 and one.shape[:1] == (-1,)}
+        outputs = {name: array[0, ...] if name in rows and len(array) == 1 else array for name, array in answer.items()}
+        yield Result(outputs, answer.model_name, answer.model_version)
         return
     for name, array in answer.items():
         if len(array) != len(texts):

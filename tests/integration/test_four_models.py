@@ -69,6 +69,12 @@ def test_every_model_serves_what_belongs_to_it(four_server: EmbeddedTriton) -> N
     )
 
 
+def test_every_model_is_asked_in_batches(four_server: EmbeddedTriton) -> None:
+    with Client(four_server.options.http_url) as client:
+        alone = [model.name for model in four_server.models if not client.model(model.name).spec.max_batch_size]
+    assert not alone
+
+
 @pytest.mark.parametrize("model", FAST)
 def test_each_leaves_metrics_predictions_and_an_mlflow_run(four_models: Path, model: str) -> None:
     build = four_models / "build" / model

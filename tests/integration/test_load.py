@@ -81,7 +81,7 @@ def test_a_server_that_is_away_fails_the_run_and_the_process_ends(
 ) -> None:
     (port,) = free_ports(1)
     away = ["--http-url", f"http://127.0.0.1:{port}", "--grpc-url", f"grpc://127.0.0.1:{port}"]
-    command = [f"{BIN}/locust", "-f", "loadtest/", "--headless", "-u", "2", "-t", "2s", "--rate", "5", *away]
+    command = [f"{BIN}/locust", "-f", "loadtest/", "--headless", "-u", "2", "-t", "8s", "--rate", "5", *away]
     result = subprocess.run(
         [*command, "--repository", str(built_workspace / "model_repository")],
         cwd=ROOT,

@@ -49,8 +49,11 @@ def test_int8_is_judged_by_bleu_in_process_and_through_the_server(built: Path) -
     assert one["running"] == one["layers"] > 10
     for way in ("in_process", "served"):
         assert one[way]["fp32"] == found(built)["found"]["fp32"]["cpu"]["served"]["fp32"]
-    assert list(one["in_process"]["distance"]) == ["encoded"]
-    assert one["served"]["distance"] == {}
+    assert list(one["in_process"]["distance"]) == ["translation", "encoded"]
+    changed = one["served"]["distance"]["translation"]  # text is equal to FP32's or not
+    assert list(one["served"]["distance"]) == ["translation"]
+    assert list(changed) == ["changed"]
+    assert 0 <= changed["changed"] <= 1
     assert found(built)["found"]["int8"]["gpu"]["reason"].startswith("a Python model computes it on the CPU")
 
 

@@ -87,6 +87,14 @@ def test_vectors_of_length_one_get_a_table_of_their_nearness_and_json_has_them_w
     ]
 
 
+def test_texts_of_a_model_that_answers_each_alone_are_answered_as_of_one_with_batches(workspace: Path) -> None:
+    tensors = [one.replace("dims: [", "dims: [-1, ") for one in (TEXT, VECTOR.replace("embedding", "unit"))]
+    write_python_model(workspace / "model_repository", "alone", UNIT, " ".join(tensors), batch=0)
+    result = predict(workspace, "alone", "3 4", "4 3", "--json")
+    assert result.returncode == 0, result.stderr
+    assert [row["unit"] for row in json.loads(result.stdout)] == [pytest.approx([0.6, 0.8]), pytest.approx([0.8, 0.6])]
+
+
 def test_other_vectors_are_shown_as_they_are(workspace: Path) -> None:
     result = predict(workspace, "embed", "ab")
     assert [line.split() for line in result.stdout.splitlines()] == [["text", "embedding"], ["ab", "[195,", "2]"]]
