@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from tests.row_graphs import AXIS0, AXIS1, FLOAT, Graph, node
+from tests.row_graphs import AXIS0, AXIS1, FLOAT, Graph, node, weights
 
 BOOL = TensorProto.BOOL
 Table = dict[str, tuple[Sequence[int | str], Graph]]
@@ -16,6 +16,23 @@ Table = dict[str, tuple[Sequence[int | str], Graph]]
 SIZE = [node("Shape", "x", "n", start=0, end=1)]
 NUMBERS = [*SIZE, node("Squeeze", "n", "number"), node("Range", "zero number one", "places")]
 COUNTED: dict[str, Any] = {"zero": np.array(0), "one": np.array(1)}
+# Each row's first place in `x` laid out flat, and the places of a row.
+FLAT = [
+    *NUMBERS,
+    node("Shape", "x", "t", start=1, end=2),
+    node("Squeeze", "t", "length"),
+    node("Range", "zero length one", "steps"),
+    node("Reshape", "x all", "flat"),
+    node("Unsqueeze", "places last", "p"),
+    node("Mul", "p length", "begin"),
+]
+# Each row's number, and where it has its largest number.
+PICKED = [
+    *NUMBERS,
+    node("Unsqueeze", "places last", "p"),
+    node("ArgMax", "x", "largest", axis=1),
+    node("Concat", "p largest", "i", axis=-1),
+]
 
 
 def numbers(*values: int) -> Any:
@@ -106,6 +123,21 @@ IN_PROPORTION: Table = {
             {**COUNTED, "last": AXIS1, "deep": numbers(2)},
         ),
     ),
+    "a mask of attention, laid out flat": (
+        ("n", "t"),
+        (
+            [
+                *FLAT,
+                node("Add", "begin steps", "i"),
+                node("Gather", "flat i", axis=0),
+            ],
+            {**COUNTED, "all": numbers(-1), "last": AXIS1},
+        ),
+    ),
+    "what each row picks of itself": (
+        ("n", 4),
+        ([*PICKED, node("GatherND", "x i")], {**COUNTED, "last": AXIS1}),
+    ),
     "as many rows as there are": (
         ("n", 3),
         ([*SIZE, node("Slice", "x b n b")], {"b": AXIS0}),
@@ -164,6 +196,67 @@ OF_SOME_SIZES: Table = {
             [*SIZE, node("Slice", "table z n z", "i"), node("Gather", "x i", axis=0)],
             {"z": AXIS0, "table": numbers(*range(12), *[0] * 30)},
         ),
+    ),
+    "laid out flat, and the next place of all": (
+        ("n", "t"),
+        (
+            [
+                *FLAT,
+                node("Add", "begin steps", "here"),
+                node("Add", "here one", "next"),
+                node("Mul", "number length", "every"),
+                node("Mod", "next every", "i"),
+                node("Gather", "flat i", axis=0),
+            ],
+            {**COUNTED, "all": numbers(-1), "last": AXIS1},
+        ),
+    ),
+    "laid out flat, and at most twelve times a row's places": (
+        ("n", 3),
+        (
+            [
+                *FLAT,
+                node("Add", "begin steps", "here"),
+                node("Min", "here most", "i"),
+                node("Gather", "flat i", axis=0),
+            ],
+            {**COUNTED, "all": numbers(-1), "last": AXIS1, "most": np.array(35)},
+        ),
+    ),
+    "laid out flat, from where the row says": (
+        ("n", 4),
+        (
+            [
+                *FLAT,
+                node("ArgMax", "x", "largest", axis=1),
+                node("Sub", "largest last", "before"),
+                node("Add", "begin before", "i"),
+                node("Gather", "flat i", axis=0),
+            ],
+            {**COUNTED, "all": numbers(-1), "last": AXIS1},
+        ),
+    ),
+    "what each row picks of a table by its number": (
+        ("n", 4),
+        ([*PICKED, node("GatherND", "table i")], {**COUNTED, "last": AXIS1, "table": weights(13, 4)}),
+    ),
+    "what each row picks of the one before": (
+        ("n", 4),
+        (
+            [
+                *NUMBERS,
+                node("Sub", "places one", "before"),
+                node("Unsqueeze", "before last", "p"),
+                node("ArgMax", "x", "largest", axis=1),
+                node("Concat", "p largest", "i", axis=-1),
+                node("GatherND", "x i"),
+            ],
+            {**COUNTED, "last": AXIS1},
+        ),
+    ),
+    "the number of each row beside what it picks": (
+        ("n", 4),
+        ([*PICKED, node("Cast", "i", to=FLOAT)], {**COUNTED, "last": AXIS1}),
     ),
     "no more than twelve rows": (
         ("n", 3),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .computing import elementwise
-from .rules import CONSTANT, GROWING, SIZED, Call, Mixes, Rows, Undecided, Where, apply_rule, rule
+from .rules import CONSTANT, GROWING, SIZED, Call, Mixes, Picks, Rows, Undecided, Where, apply_rule, rule
 
 __all__ = ["apply_rule"]  # to be taken from here: it knows every rule then
 
@@ -55,11 +55,28 @@ def _reshaped(source: Sequence[int], target: Sequence[int], where: Rows, batch: 
 @rule("Concat")
 def concat(call: Call) -> Where:
     """Any dimension but the batch."""
+    if (picks := _picks(call)) is not None:
+        return picks
     where = elementwise(call)
     assert isinstance(where, Rows)
     if call.axis(0, call.outputs[0].rank) == where.axis:
         raise Mixes("joins along the batch")
     return where
+
+
+def _picks(call: Call) -> Picks | None:
+    """Each row's own number beside what the row says, as `x[arange(n), last]` puts them together; None for others."""
+    own, *others = call.inputs
+    rows = {one.where for one in others if one is not None and one.where is not CONSTANT}
+    if own is None or own.where is not SIZED or len(rows) != 1 or call.axis(0, own.rank) != own.rank - 1:
+        return None
+    (where,) = rows
+    if not isinstance(where, Rows) or where != Rows(where.axis) or where.axis == own.rank - 1:
+        return None
+    named = f"Concat '{call.node.name}'"
+    if own.shape(0)[-1] != 1 or _each_of_its_own(call, own.values, 1).axis != where.axis:
+        return None
+    return Picks(f"{named} has the numbers of rows", True, where.axis)
 
 
 @rule("Split")
@@ -119,10 +136,23 @@ def gather(call: Call) -> Where:
         return data.where.at(data.where.axis + (indices.rank - 1 if axis < data.where.axis else 0))
     if isinstance(indices.where, Rows) and data.where is CONSTANT:
         return indices.where.at(axis + indices.where.axis)
-    if data.where == Rows(axis) and all(one is not None for one in indices.values):
-        place = _each_its_own(call, [one[..., np.newaxis] for one in indices.values], 0)
-        return Rows(axis + place.axis)
+    if data.where == Rows(axis, data.where.factor if isinstance(data.where, Rows) else 1):
+        return Rows(axis + _each_of_its_own(call, indices.values, data.where.factor).axis)
     raise Mixes("computes with the size of the batch")
+
+
+def _each_of_its_own(call: Call, indices: Sequence[Any], factor: int) -> Rows:
+    """The dimension of the indices along which the rows take out of their own `factor` places, all the same ones."""
+    if any(one is None for one in indices):
+        raise Undecided("with indices that are not known")
+    for axis, size in enumerate(indices[0].shape):
+        if size != call.batches[0] or indices[1].shape[axis] != call.batches[1]:
+            continue
+        rows = [np.moveaxis(one, axis, -1) for one in indices]
+        taken = [one - factor * np.arange(one.shape[-1]) for one in rows]
+        if all(((one >= 0) & (one < factor) & (one == taken[0][..., :1])).all() for one in taken):
+            return Rows(axis)
+    raise Mixes("takes rows of the batch by their number")
 
 
 def _each_its_own(call: Call, indices: Sequence[Any], component: int) -> Rows:
@@ -157,7 +187,10 @@ def gather_elements(call: Call) -> Where:
 def gather_nd(call: Call) -> Where:
     """With the batch as one of `batch_dims`, or out of a constant."""
     data, indices = call.inputs
-    if data is not None and indices is not None and isinstance(indices.where, Rows):
+    if data is not None and indices is not None and isinstance(indices.where, Picks):
+        if data.where == Rows(0) and not call.attributes.get("batch_dims"):
+            return Rows(indices.where.axis)
+    elif data is not None and indices is not None and isinstance(indices.where, Rows):
         if data.where == indices.where and indices.where.axis < call.attributes.get("batch_dims", 0):
             return indices.where
         if data.where is CONSTANT and indices.where.axis < indices.rank - 1 and not call.attributes.get("batch_dims"):

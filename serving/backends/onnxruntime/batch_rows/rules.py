@@ -44,6 +44,16 @@ class Unknown:
 
 
 @dataclass(frozen=True)
+class Picks(Unknown):
+    """Indices `[..., k]`: the first is the row's own number along dimension `axis`, the others are what the row says.
+
+    Only GatherND knows what to do with them.
+    """
+
+    axis: int = 0
+
+
+@dataclass(frozen=True)
 class Plain:
     """The same whatever is asked (`CONSTANT`), or dependent on the size of the batch alone (`SIZED`)."""
 
@@ -199,8 +209,11 @@ def apply_rule(call: Call) -> Sequence[Where]:
     """Where the batch lies in each output of a node."""
     named = f"{call.node.op_type}" + (f" '{call.node.name}'" if call.node.name else "")
     wheres = [tensor.where for tensor in call.inputs if tensor is not None]
-    for unknown in sorted((one for one in wheres if isinstance(one, Unknown)), key=lambda one: not one.mixes):
-        return [unknown] * len(call.outputs)
+    gathers = call.node.op_type == "GatherND" and bool(call.rows)
+    picks = [isinstance(one, Picks) and gathers for one in wheres]
+    unknowns = [one for one, known in zip(wheres, picks, strict=True) if isinstance(one, Unknown) and not known]
+    for unknown in sorted(unknowns, key=lambda one: not one.mixes):
+        return [Unknown(unknown.reason, unknown.mixes)] * len(call.outputs)
     graphs = any(one.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for one in call.node.attribute)
     found = RULES.get((call.node.domain.replace("ai.onnx.ml", "ml").replace("ai.onnx", ""), call.node.op_type))
     try:

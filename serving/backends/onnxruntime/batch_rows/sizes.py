@@ -16,7 +16,8 @@ from onnx import TensorProto
 CONST = 0  # the same for every n
 SIZE = 1  # c * n, with the same c for every n
 PLACE = 2  # one of 0, 1, ... n - 1: as many as there are rows
-OTHER = 3  # anything else
+PLACED = 3  # a place times a number, plus a number, both the same for every n
+OTHER = 4  # anything else
 
 Value = Any  # np.ndarray, or None where it is not known
 Kinds = Any  # of each element, uint8 in the same shape; or None
@@ -146,7 +147,7 @@ def _range(given: Sequence[tuple[Value, Kinds] | None], made: Value) -> Kinds:
 def _one(name: str, attributes: Mapping[str, Any], value: Value, kinds: Kinds, batch: int) -> Kinds:
     found = kinds.copy()
     if name == "Neg":
-        found[kinds == PLACE] = OTHER
+        found[(kinds == PLACE) | (kinds == PLACED)] = OTHER
     elif attributes["to"] == TensorProto.BOOL:
         found[kinds != CONST] = OTHER
     elif value.dtype.kind == "f":  # to whole numbers, perhaps: c must be one
@@ -160,13 +161,16 @@ def _pairs(name: str, values: Sequence[Value], kinds: Sequence[Kinds], batch: in
     size_const, const_size = (ka == SIZE) & (kb == CONST), (ka == CONST) & (kb == SIZE)
     sizes = (ka == SIZE) & (kb == SIZE)
     whole = (a % batch == 0) & (b % batch == 0)
+    placed, const_placed = ((k == PLACE) | (k == PLACED) for k in (ka, kb))
+    placed, const_placed = placed & (kb == CONST), const_placed & (ka == CONST)
     if name in ("Add", "Sub"):
         kept = (kb == CONST) & (b == 0)
         pairs = [(sizes | (size_const & (b == 0)) | (const_size & (a == 0)), SIZE), (kept & (ka == PLACE), PLACE)]
-        return pairs + ([((ka == CONST) & (a == 0) & (kb == PLACE), PLACE)] if name == "Add" else [])
+        pairs += [((ka == CONST) & (a == 0) & (kb == PLACE), PLACE), (const_placed, PLACED)] if name == "Add" else []
+        return [*pairs, (placed, PLACED)]
     if name == "Mul":
         one = ((ka == PLACE) & (kb == CONST) & (b == 1)) | ((kb == PLACE) & (ka == CONST) & (a == 1))
-        return [(size_const | const_size, SIZE), (one, PLACE)]
+        return [(size_const | const_size, SIZE), (one, PLACE), (placed | const_placed, PLACED)]
     if name in ("Div", "Mod"):
         divides = (b != 0) & (a % np.where(b == 0, 1, b * batch) == 0)
         if name == "Mod":

@@ -20,8 +20,9 @@ from .sizes import agreed, kinds_of, of_shape, shaped_by
 
 SMALLEST_BATCH = 7
 # Larger constants are weights: no operator takes a shape, axes or indices of that many numbers from one.
-LARGEST_VALUE = 4096
-LARGEST_SHAPE = 64  # nor a shape of that many
+LARGEST_CONSTANT = 4096
+LARGEST_SHAPE = 16  # nor a shape of that many: they are positions and other tables
+LARGEST_VALUE = 1 << 16  # of what is computed from sizes: an attention's mask has rows x places x places
 ENDLESS = 2**31 - 1  # what stands for the end of a dimension, and is no size
 
 
@@ -191,7 +192,8 @@ class _Walk:
         if any(value is None for value in values.values()):
             return ()
         try:
-            found = ReferenceEvaluator(_with_opsets(node, self.model)).run(None, values)
+            with np.errstate(all="ignore"):  # its warnings are nobody's
+                found = ReferenceEvaluator(_with_opsets(node, self.model)).run(None, values)
         except Exception:  # noqa: BLE001 - an operator that the reference lacks has no value here, and that is all
             return ()
         return [value if isinstance(value, np.ndarray) and value.size <= LARGEST_VALUE else None for value in found]
@@ -216,7 +218,7 @@ def _with_opsets(node: onnx.NodeProto, model: onnx.ModelProto) -> onnx.ModelProt
 
 def _constant(tensor: onnx.TensorProto) -> Tensor:
     kind = helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
-    small = np.prod(tensor.dims) <= LARGEST_VALUE and tensor.data_location != onnx.TensorProto.EXTERNAL
+    small = np.prod(tensor.dims) <= LARGEST_CONSTANT and tensor.data_location != onnx.TensorProto.EXTERNAL
     value = numpy_helper.to_array(tensor) if small else None
     shape = tuple(tensor.dims)
     kinds = np.zeros(shape, np.uint8) if value is not None else None
