@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import importlib.metadata
 import json
 import math
@@ -38,11 +39,16 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Number = TypeVar("Number", int, float)
 DEFAULT_URL = "http://127.0.0.1:8000"
+MANY = 100_000  # objects that are new before the collector looks through them: imports make a million that stay
 
 
 def main() -> None:
     """Entry point."""
-    app()
+    gc.set_threshold(MANY)
+    try:
+        app()
+    finally:
+        gc.freeze()  # the modules end with the process: taking them apart first would take a second
 
 
 class Failure(Exception):

@@ -12,6 +12,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 import contextlib
+import gc
 import importlib
 import sys
 import traceback
@@ -21,6 +22,7 @@ from model_build import BuildError, GateRefused
 from model_build.config import load_config
 from model_build.watching import watching
 
+MANY = 100_000  # objects that are new before the collector looks through them: imports make a million that stay
 STAGES = ("files", "data", "train", "export", "infer", "variants", "gate", "repository")
 
 
@@ -32,6 +34,7 @@ def main() -> int:
     parser.add_argument("variant", nargs="?", help="of stage repository: write this variant's folders")
     arguments = parser.parse_args()
     label = f"{arguments.variant or arguments.stage}@{arguments.model}"
+    gc.set_threshold(MANY)
     try:
         workspace = Path.cwd()
         config = load_config(workspace, arguments.model)
@@ -62,4 +65,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    gc.freeze()  # the modules end with the process: taking them apart first would take a second
+    sys.exit(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -149,7 +150,9 @@ def _own_memory(tensor: Tensor) -> Tensor:
 def make_deterministic(seed: int, threads: int) -> None:
     """The same seed and number of threads give the same weights on machines of one kind."""
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True)
+    # What `torch.use_deterministic_algorithms` does, without its import of a compiler, which takes two seconds.
+    torch.set_deterministic_debug_mode("error")
+    os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, shows bugs only
     torch.set_num_threads(threads)
 

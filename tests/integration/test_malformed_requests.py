@@ -7,14 +7,14 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 import grpc
 import psutil
 import pytest
 
-from serving import EmbeddedTriton, ServerInterpreter
+from serving import EmbeddedTriton, ServerInterpreter, ServerOptions
 from tests import malformed_exchange, malformed_grpc, malformed_mutations
-from tests.integration.conftest import start
 from tests.malformed_answers import is_own_server_error
 from tests.malformed_http import Request
 from tests.malformed_killers import killer_in_http
@@ -32,7 +32,8 @@ GROWTH = 64
 def server(tmp_path_factory: pytest.TempPathFactory, interpreter: ServerInterpreter) -> Iterator[EmbeddedTriton]:
     repository = tmp_path_factory.mktemp("malformed") / "models"
     write_models(repository)
-    with start(interpreter, repository, repository.parent / "triton.log") as triton:
+    options = replace(ServerOptions.on_free_ports(repository), exit_timeout=3)  # Triton keeps one of them for running
+    with EmbeddedTriton(interpreter, options, repository.parent / "triton.log") as triton:
         wait_for(lambda: is_ready(triton), "every model is loaded")
         yield triton
 
