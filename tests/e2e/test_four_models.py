@@ -39,7 +39,7 @@ def four(
     """A revision with all four models in their fast configurations, its weights in the store, its image loaded."""
     workspace = tmp_path_factory.mktemp("four") / "workspace"
     shutil.copytree(first.workspace, workspace, symlinks=True)
-    build_fast(workspace)
+    build_fast(workspace, known=True)
     revision = released(workspace)
     push(cluster, revision)
     built = workspace / "build" / "weights.json"
