@@ -151,7 +151,8 @@ def _one(name: str, attributes: Mapping[str, Any], value: Value, kinds: Kinds, b
     elif attributes["to"] == TensorProto.BOOL:
         found[kinds != CONST] = OTHER
     elif value.dtype.kind == "f":  # to whole numbers, perhaps: c must be one
-        found[(kinds == SIZE) & (value % batch != 0)] = OTHER
+        with np.errstate(all="ignore"):
+            found[(kinds == SIZE) & (value % batch != 0)] = OTHER
     return found
 
 
