@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
+import psutil
 from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,6 +152,24 @@ def answering(body: bytes, status: int = 200) -> Iterator[str]:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
+
+
+def named(processes: Iterable[psutil.Process], word: str) -> list[psutil.Process]:
+    """Those with `word` in their name; one that ends meanwhile, as a program that is only asked something, has none."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            found += [process] if word in process.name() else []
+    return found
+
+
+def kill_all(process: subprocess.Popen[Any], but: Sequence[psutil.Process] = ()) -> None:
+    """SIGKILL to a process and all below it at once, as an out-of-memory killer or a power cut would."""
+    with suppress(psutil.NoSuchProcess):
+        for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+            with suppress(psutil.NoSuchProcess):
+                if one not in but:
+                    one.kill()
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout: float = 60.0) -> None:

@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from serving import verified_models
-from tests.support import BIN, environment, error_lines, make_workspace, slipway, wait_for
+from tests.support import BIN, environment, error_lines, kill_all, make_workspace, slipway, wait_for
 
 PASSED = ["gate@digits", "fp16@digits", "int8@digits", "repository@digits"]  # what runs after another gate
 STAGES = ["data@digits", "train@digits", "export@digits", "infer@digits", "variants@digits", *PASSED]
@@ -241,9 +241,8 @@ Kill = Callable[[subprocess.Popen[bytes]], None]
 
 
 def everything(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to the command, DVC and the stage at once, as an out-of-memory killer or a power cut would."""
-    for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        one.kill()
+    """SIGKILL to the command, DVC and the stage at once."""
+    kill_all(process)
 
 
 def the_stage(process: subprocess.Popen[bytes]) -> None:

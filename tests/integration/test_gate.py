@@ -21,7 +21,7 @@ from model_build.dataset import Dataset
 from model_build.precision.making import Maker
 from model_build.precision.variants import INT8
 from serving import EmbeddedTriton, ask_golden, verified_models
-from tests.support import BIN, ROOT, environment, error_lines, slipway, wait_for
+from tests.support import BIN, ROOT, environment, error_lines, kill_all, named, slipway, wait_for
 
 Damage = Callable[[Path], None]  # of build/digits
 
@@ -158,13 +158,11 @@ def test_a_gate_that_is_killed_while_it_asks_leaves_the_old_repository_serving_a
         def asks() -> bool:
             assert process.poll() is None
             children = psutil.Process(process.pid).children(recursive=True)
-            servers[:] = [one for one in children if one.name() == "tritonserver"]
+            servers[:] = named(children, "tritonserver")
             return bool(servers)
 
         wait_for(asks, "the gate has started its server")
-        for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-            if one not in servers:
-                one.kill()
+        kill_all(process, but=servers)
         process.wait(30)
         wait_for(lambda: not any(one.is_running() for one in servers), "the gate's server has ended")
         assert contents(workspace / "model_repository") == before

@@ -19,6 +19,7 @@ from tests.serve_command import Command, alive, infer, serving
 from tests.support import (
     error_lines,
     free_ports,
+    named,
     slipway,
     wait_for,
     write_manifest,
@@ -34,7 +35,7 @@ def test_stopping_answers_every_running_request_and_leaves_nothing(workspace: Pa
     statuses: list[int] = []
     with serving(workspace) as command:
         family = command.family()
-        assert any("tritonserver" in process.name() for process in family)
+        assert named(family, "tritonserver")
         threads = [
             threading.Thread(target=lambda: statuses.append(infer(command.url, "slow", workspace))) for _ in range(3)
         ]
@@ -93,7 +94,7 @@ def test_sigkill_of_everything_at_once_leaves_nothing_that_the_next_start_does_n
 def test_stopping_while_models_load_says_so_and_leaves_nothing(workspace: Path, number: signal.Signals) -> None:
     write_slow_model(workspace / "model_repository", steps=100)  # its golden answer takes seconds
     command = Command(workspace, free_ports())
-    wait_for(lambda: any("tritonserver" in one.name() for one in command.family()), "Triton is started")
+    wait_for(lambda: bool(named(command.family(), "tritonserver")), "Triton is started")
     family = command.family()
     command.process.send_signal(number)
     assert command.process.wait(60) == 0

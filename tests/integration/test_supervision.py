@@ -12,7 +12,7 @@ import pytest
 
 from serving import EmbeddedTriton, StartError
 from tests.serve_command import Command, alive, infer, serving
-from tests.support import ROOT, free_ports, wait_for, write_manifest
+from tests.support import ROOT, free_ports, named, wait_for, write_manifest
 from tests.text_models import ECHO, TEXT, write_python_model
 
 Serve = Callable[..., EmbeddedTriton]
@@ -53,12 +53,12 @@ def wait_back(command: Command, times: int) -> None:
 
 
 def triton(command: Command) -> psutil.Process:
-    return next(process for process in command.family() if "tritonserver" in process.name())
+    return named(command.family(), "tritonserver")[0]
 
 
 def test_a_model_whose_process_died_is_served_again_and_stopping_meanwhile_works(workspace: Path) -> None:
     with serving(workspace) as command:
-        stub = next(process for process in triton(command).children() if "stub" in process.name())
+        stub = named(triton(command).children(), "stub")[0]
         family = [*command.family()]
         stub.send_signal(signal.SIGABRT)
         wait_for(lambda: "it is started again" in command.output.read_text(), "the death is told")

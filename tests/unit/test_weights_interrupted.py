@@ -19,7 +19,7 @@ import pytest
 from serving import WeightsError, weights
 from serving._lock import Release
 from serving._store import Store
-from tests.support import ROOT, environment, wait_for
+from tests.support import ROOT, environment, kill_all, wait_for
 from tests.unit.delivery import Delivery, make_delivery, refused
 
 
@@ -59,13 +59,6 @@ def in_the_middle(delivery: Delivery, **options: str) -> Iterator[subprocess.Pop
             os.close(writer)
         pipe.unlink()
         pipe.write_bytes(content)
-
-
-def kill_all(process: subprocess.Popen[str]) -> None:
-    """SIGKILL to the pull and its DVC at once, as it ends a container."""
-    with suppress(psutil.NoSuchProcess):
-        for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-            one.kill()
 
 
 def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
