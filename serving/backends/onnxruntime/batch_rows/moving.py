@@ -73,10 +73,9 @@ def _picks(call: Call) -> Picks | None:
     (where,) = rows
     if not isinstance(where, Rows) or where != Rows(where.axis) or where.axis == own.rank - 1:
         return None
-    named = f"Concat '{call.node.name}'"
     if own.shape(0)[-1] != 1 or _each_of_its_own(call, own.values, 1).axis != where.axis:
         return None
-    return Picks(f"{named} has the numbers of rows", True, where.axis)
+    return Picks(f"Concat '{call.node.name}' has the numbers of rows", True, where.axis)
 
 
 @rule("Split")
@@ -136,7 +135,7 @@ def gather(call: Call) -> Where:
         return data.where.at(data.where.axis + (indices.rank - 1 if axis < data.where.axis else 0))
     if isinstance(indices.where, Rows) and data.where is CONSTANT:
         return indices.where.at(axis + indices.where.axis)
-    if data.where == Rows(axis, data.where.factor if isinstance(data.where, Rows) else 1):
+    if isinstance(data.where, Rows) and data.where == Rows(axis, data.where.factor):
         return Rows(axis + _each_of_its_own(call, indices.values, data.where.factor).axis)
     raise Mixes("computes with the size of the batch")
 
@@ -155,21 +154,17 @@ def _each_of_its_own(call: Call, indices: Sequence[Any], factor: int) -> Rows:
     raise Mixes("takes rows of the batch by their number")
 
 
-def _each_its_own(call: Call, indices: Sequence[Any], component: int) -> Rows:
+def _each_its_own(call: Call, indices: Sequence[Any]) -> Rows:
     """The dimension of the indices `[..., k]` along which the rows take themselves, as `x[arange(n), ...]` does.
 
     What else an index names must not depend on the row, nor on how many there are.
     """
     if any(one is None for one in indices):
         raise Undecided("with indices that are not known")
-    for axis, size in enumerate(indices[0].shape[:-1]):
-        if size != call.batches[0] or indices[1].shape[axis] != call.batches[1]:
-            continue
-        rows = [np.moveaxis(one, axis, 0) for one in indices]
-        others = [np.delete(one, component, axis=-1) for one in rows]
-        own = all((np.arange(len(one)) == one[..., component].T).all() for one in rows)
-        if own and all((one == others[0][:1]).all() for one in others):
-            return Rows(axis)
+    place = _each_of_its_own(call, [one[..., 0] for one in indices], 1)
+    others = [np.moveaxis(one[..., 1:], place.axis, 0) for one in indices]
+    if all((one == others[0][:1]).all() for one in others):
+        return place
     raise Mixes("takes rows of the batch by their number")
 
 
@@ -196,7 +191,7 @@ def gather_nd(call: Call) -> Where:
         if data.where is CONSTANT and indices.where.axis < indices.rank - 1 and not call.attributes.get("batch_dims"):
             return indices.where
     elif data is not None and indices is not None and data.where == Rows(0) and not call.attributes.get("batch_dims"):
-        return _each_its_own(call, indices.values, 0)
+        return _each_its_own(call, indices.values)
     raise Mixes("takes rows of the batch by their number")
 
 
