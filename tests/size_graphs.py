@@ -254,6 +254,18 @@ OF_SOME_SIZES: Table = {
             {**COUNTED, "last": AXIS1},
         ),
     ),
+    "a place by the number of each row": (
+        ("n", 13),
+        (
+            [
+                *NUMBERS,
+                node("Unsqueeze", "places last", "p"),
+                node("Concat", "p p", "i", axis=-1),
+                node("GatherND", "x i"),
+            ],
+            {**COUNTED, "last": AXIS1},
+        ),
+    ),
     "the number of each row beside what it picks": (
         ("n", 4),
         ([*PICKED, node("Cast", "i", to=FLOAT)], {**COUNTED, "last": AXIS1}),
